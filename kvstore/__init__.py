@@ -1,0 +1,1 @@
+"""An etcd-compatible, Raft-based consistent key-value store."""
