@@ -1,7 +1,7 @@
 """The errors that clients see: etcd's texts and gRPC codes, byte for byte.
 
-Go clients recognise an error by its exact text and code (GEN-07), so every error of the catalogue is
-one constant here and nothing else in the project spells such a text. Names follow etcd's catalogue.
+Go clients recognise an error by its exact text and code (GEN-07), so every error of the catalogue
+is one constant here and nothing else in the project spells such a text. Names follow etcd's.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ PEER_URL_EXIST = _etcd(_FAILED, "Peer URLs already exists")
 MEMBER_NOT_ENOUGH_STARTED = _etcd(
     Code.UNKNOWN, "re-configuration failed due to not enough started members"
 )
-MEMBER_BAD_UR_LS = _etcd(_INVALID, "given member URLs are invalid")
+MEMBER_BAD_URLS = _etcd(_INVALID, "given member URLs are invalid")
 MEMBER_NOT_FOUND = _etcd(Code.NOT_FOUND, "member not found")
 MEMBER_NOT_LEARNER = _etcd(_FAILED, "can only promote a learner member")
 LEARNER_NOT_READY = _etcd(_FAILED, "can only promote a learner member which is in sync with leader")
