@@ -51,7 +51,7 @@ def default_program() -> tuple[str, ...]:
     return OUR_PROGRAM
 
 
-def testing_etcd() -> bool:
+def reference_under_test() -> bool:
     """Whether the reference is under test (a few promises are this project's alone)."""
     return os.environ.get("E2E_PROGRAM") == "etcd"
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster import Cluster, testing_etcd
+from tests.e2e.cluster import Cluster, reference_under_test
 
 
 def progress_flag(interval: str) -> str:
     """The flag for periodic watch progress; etcd 3.5, the reference, has it as experimental."""
-    prefix = "experimental-" if testing_etcd() else ""
+    prefix = "experimental-" if reference_under_test() else ""
     return f"--{prefix}watch-progress-notify-interval={interval}"
 
 

@@ -1,0 +1,72 @@
+"""Applies log entries to the state: one entry in, one answer out, the same on every member.
+
+Nothing here may depend on the clock, on chance or on this member's configuration (RFT-11); an
+entry's outcome, errors included, follows from the state and the entry alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from kvstore.apply.kv import apply_delete_keys, apply_delete_range, apply_put, apply_txn
+from kvstore.lease.lessor import Lessor
+from kvstore.membership.cluster import Cluster
+from kvstore.mvcc.store import Store
+from kvstore.pb import rpc_pb2
+
+Answer = tuple[int, bytes]
+"""(header revision, response without its header field)."""
+
+
+class Applier:
+    """The replicated state machine: the key-value store, the leases and the member list.
+
+    ``now`` is set by the member before it applies a batch. Only a leader's lease expiries depend
+    on it, and those are not replicated state (LSE-23).
+    """
+
+    def __init__(self, store: Store, lessor: Lessor, cluster: Cluster) -> None:
+        self.store = store
+        self.lessor = lessor
+        self.cluster = cluster
+        self.now = 0.0
+        self.on_members_changed: Callable[[], None] = lambda: None
+        self.on_compacted: Callable[[], None] = lambda: None
+
+    def put(self, body: bytes) -> Answer:
+        return apply_put(self.store, self.lessor, rpc_pb2.PutRequest.FromString(body))
+
+    def delete_range(self, body: bytes) -> Answer:
+        request = rpc_pb2.DeleteRangeRequest.FromString(body)
+        return apply_delete_range(self.store, self.lessor, request)
+
+    def txn(self, body: bytes) -> Answer:
+        return apply_txn(self.store, self.lessor, rpc_pb2.TxnRequest.FromString(body))
+
+    def compact(self, body: bytes) -> Answer:
+        self.store.compact(rpc_pb2.CompactionRequest.FromString(body).revision)
+        self.on_compacted()
+        return self.store.revision, b""
+
+    def lease_grant(self, body: bytes) -> Answer:
+        request = rpc_pb2.LeaseGrantRequest.FromString(body)
+        ttl = self.lessor.grant(request.ID, request.TTL, self.now)
+        response = rpc_pb2.LeaseGrantResponse(ID=request.ID, TTL=ttl)
+        return self.store.revision, response.SerializeToString()
+
+    def lease_revoke(self, body: bytes) -> Answer:
+        keys = self.lessor.revoke(rpc_pb2.LeaseRevokeRequest.FromString(body).ID)
+        return apply_delete_keys(self.store, self.lessor, keys), b""
+
+    def publish(self, body: bytes) -> Answer:
+        record = json.loads(body)
+        self.cluster.publish(record["id"], record["name"], tuple(record["client_urls"]))
+        self.on_members_changed()
+        return 0, b""
+
+    def cluster_version(self, body: bytes) -> Answer:
+        self.cluster.set_version(body.decode())
+        return 0, b""
+
+

@@ -1,0 +1,124 @@
+"""Hashes of the store's contents, for comparing members (MNT-19..22).
+
+The CRC-32C comes from `google-crc32c` (a C extension). The trade-off: a hash reads every revision,
+so it runs in slices and pins what it needs; it costs a full scan of the table.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import google_crc32c
+
+from kvstore import errors
+from kvstore.mvcc.keyvalue import (
+    TOMBSTONE_KEY_SIZE,
+    TOMBSTONE_MARK,
+    decode_revision_key,
+    key_of,
+    key_span,
+    revision_key,
+)
+from kvstore.mvcc.steps import SLICE_KEYS, Steps
+from kvstore.storage.backend import ALARMS, AUTH, LEASES, MEMBERS, REVISIONS, Backend
+
+if TYPE_CHECKING:
+    from kvstore.mvcc.store import Store
+
+HASHED_TABLES = (REVISIONS, LEASES, MEMBERS, ALARMS, AUTH)
+"""What `hash_backend_steps` covers: all but META, which holds applied index and term (MNT-19)."""
+
+
+class HashKV(NamedTuple):
+    """The answer to HashKV; comparable between members with equal `compact_revision` (MNT-21)."""
+
+    hash: int
+    compact_revision: int
+    """−1 if never compacted."""
+    hash_revision: int
+
+
+def crc32c(crc: int, data: bytes) -> int:
+    """Return the CRC-32C of what gave `crc` followed by `data`; start with 0."""
+    return int(google_crc32c.extend(crc, data))
+
+
+def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
+    """Hash all revisions up to `revision` (0: the latest), in slices (MNT-20..22).
+
+    The result does not depend on how far physical removal has got, nor on what is written or
+    compacted between slices. The bytes are etcd's: bucket name "key", then for each revision
+    `main | "_" | sub`, a "t" on tombstones, and the stored KeyValue, which for a tombstone is the
+    key alone.
+
+    Raises:
+        EtcdError: FUTURE_REV, COMPACTED.
+    """
+    at = store.read_revision(revision)
+    compact = store.compact_revision
+    with store.pinned(min(at, max(compact, 0))):
+        # A compaction at `at` would keep nothing if no key is live there. etcd then skips nothing;
+        # what a compaction at `compact` dropped is skipped here all the same, as it is once removed.
+        keep_at = at if (yield from _any_key(store, at)) else compact
+        crc = crc32c(0, b"key")
+        cursor, end = revision_key(0, 0), revision_key(at + 1, 0)
+        while True:
+            scanned = list(islice(store.backend.scan(REVISIONS, cursor, end), SLICE_KEYS))
+            pieces: list[bytes] = []
+            for stored, value in scanned:
+                if decode_revision_key(stored)[0] > compact or _kept(
+                    store, stored, value, compact, keep_at
+                ):
+                    pieces += _hashed(stored, value)
+            crc = crc32c(crc, b"".join(pieces))
+            if len(scanned) < SLICE_KEYS:
+                return HashKV(crc, compact, at)
+            cursor = scanned[-1][0] + b"\0"
+            yield
+
+
+def _any_key(store: Store, at: int) -> Steps[bool]:
+    cursor: bytes | None = b""
+    while cursor is not None:
+        count = store.index.count_at(cursor, None, at)
+        if count is not None:
+            return count > 0
+        found, cursor = store.index.slice_at(cursor, None, at, SLICE_KEYS)
+        if found:
+            return True
+        yield
+    return False
+
+
+def _kept(store: Store, stored: bytes, value: bytes, compact: int, keep_at: int) -> bool:
+    """Tell whether a revision at or below the compact revision counts."""
+    if len(stored) == TOMBSTONE_KEY_SIZE:
+        return False
+    record = store.index.records.get(key_of(value))
+    return record is not None and record.live_at(keep_at) == decode_revision_key(stored)
+
+
+def _hashed(stored: bytes, value: bytes) -> tuple[bytes, ...]:
+    if len(stored) == TOMBSTONE_KEY_SIZE:
+        return stored[:8], b"_", stored[8:16], TOMBSTONE_MARK, value[: key_span(value)[1]]
+    return stored[:8], b"_", stored[8:], value
+
+
+def hash_backend_steps(backend: Backend) -> Steps[int]:
+    """Hash all tables but META, in slices; a test aid only (MNT-19).
+
+    It shows how far physical removal has got, and writes between slices may or may not show.
+    """
+    crc = 0
+    for table in HASHED_TABLES:
+        crc = crc32c(crc, str(table).encode())
+        cursor = b""
+        while True:
+            scanned = list(islice(backend.scan(table, cursor, None), SLICE_KEYS))
+            crc = crc32c(crc, b"".join(piece for pair in scanned for piece in pair))
+            yield
+            if len(scanned) < SLICE_KEYS:
+                break
+            cursor = scanned[-1][0] + b"\0"
+    return crc

@@ -1,0 +1,201 @@
+"""Ranges: which keys a RangeRequest selects, in which order, and their serialized KeyValues.
+
+Everything here reads one pinned revision, in slices, so that a huge range neither blocks the loop
+nor mixes revisions (RNG-29). The trade-off: selection works on the index alone and values are
+fetched for what is returned; only VALUE sorts, and version or creation revision of keys changed
+since the read revision, need values earlier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstore.mvcc.keyvalue import without_value
+from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps
+from kvstore.pb.kv_pb2 import KeyValue
+from kvstore.pb.rpc_pb2 import RangeRequest
+
+if TYPE_CHECKING:
+    from kvstore.mvcc.store import Store
+
+Found = tuple[bytes, int, int]
+"""A selected key and the (main, sub) of what is read of it."""
+
+
+class Range(NamedTuple):
+    """The answer to a range."""
+
+    key_values: list[bytes]
+    """Serialized KeyValues, in the order asked for."""
+    more: bool
+    count: int
+    revision: int
+    """The store's revision when the read began: the reply's header revision (GEN-04)."""
+
+
+def interval(key: bytes, range_end: bytes) -> tuple[bytes, bytes | None]:
+    """Return the half-open interval [start, end) that a request means; None = no end (RNG-02..04)."""
+    if not range_end:
+        return key, key + b"\0"
+    return key, None if range_end == b"\0" else range_end
+
+
+def range_steps(store: Store, request: RangeRequest) -> Steps[Range]:
+    """Answer a range in slices; each slice looks at up to SLICE_KEYS keys or SLICE_BYTES of values.
+
+    Checks happen in the first slice. Between slices anything may be written or compacted.
+
+    Raises:
+        EtcdError: FUTURE_REV, COMPACTED.
+    """
+    at = store.read_revision(request.revision)
+    revision = store.newest
+    start, end = interval(request.key, request.range_end)
+    if end is not None and end <= start:
+        return Range([], False, 0, revision)
+    with store.pinned(at):
+        if request.count_only:
+            count = yield from _count(store, start, end, at)
+            return Range([], False, count, revision)
+        if _natural_order(request) and not _filtered(request):
+            key_values, count = yield from _in_order(store, request, start, end, at)
+        else:
+            key_values, count = yield from _sorted(store, request, start, end, at)
+        # `count` so far is that of the selected keys; RNG-13 is about them, RNG-14 is not.
+        more = 0 < request.limit < count
+        if _filtered(request):
+            count = yield from _count(store, start, end, at)
+    return Range(key_values, more, count, revision)
+
+
+def _natural_order(request: RangeRequest) -> bool:
+    if request.sort_target == RangeRequest.KEY:
+        return request.sort_order != RangeRequest.DESCEND
+    return False
+
+
+def _filtered(request: RangeRequest) -> bool:
+    return bool(
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
+
+
+def _slice(
+    store: Store, start: bytes, end: bytes | None, at: int, limit: int
+) -> tuple[list[Found], bytes | None]:
+    if at == store.newest:
+        return store.index.live_slice(start, end, limit)
+    return store.index.slice_at(start, end, at, limit)
+
+
+def _count(store: Store, start: bytes, end: bytes | None, at: int) -> Steps[int]:
+    """Count the keys of [start, end) at a pinned revision, by arithmetic where possible."""
+    counted = 0
+    cursor: bytes | None = start
+    while cursor is not None:
+        rest = store.index.count_at(cursor, end, at)
+        if rest is not None:
+            return counted + rest
+        found, cursor = _slice(store, cursor, end, at, SLICE_KEYS)
+        counted += len(found)
+        yield
+    return counted
+
+
+def _in_order(
+    store: Store, request: RangeRequest, start: bytes, end: bytes | None, at: int
+) -> Steps[tuple[list[bytes], int]]:
+    """Read in key order, no further than the limit; return (KeyValues, count of all)."""
+    limit = max(request.limit, 0)
+    key_values: list[bytes] = []
+    cursor: bytes | None = start
+    while True:
+        wanted = min(SLICE_KEYS, limit - len(key_values)) if limit else SLICE_KEYS
+        found, cursor = _slice(store, cursor, end, at, wanted)
+        yield from _fetch(store, found, request.keys_only, key_values)
+        if cursor is None:
+            return key_values, len(key_values)
+        if limit and len(key_values) >= limit:
+            rest = yield from _count(store, cursor, end, at)
+            return key_values, len(key_values) + rest
+        yield
+
+
+def _fetch(store: Store, found: list[Found], keys_only: bool, out: list[bytes]) -> Steps[None]:
+    """Append the KeyValues of `found` to `out`."""
+    value_at = store.value_at
+    size = 0
+    for _, main, sub in found:
+        value = value_at(main, sub)
+        size += len(value)
+        out.append(without_value(value) if keys_only else value)
+        if size >= SLICE_BYTES:
+            size = 0
+            yield
+
+
+def _sorted(
+    store: Store, request: RangeRequest, start: bytes, end: bytes | None, at: int
+) -> Steps[tuple[list[bytes], int]]:
+    """Select, filter and sort the whole interval, then cut (RNG-16..22).
+
+    Returns (KeyValues, count of the selected keys).
+    """
+    selected: list[tuple[int | bytes, Found]] = []
+    cursor: bytes | None = start
+    while cursor is not None:
+        found, cursor = _slice(store, cursor, end, at, SLICE_KEYS)
+        for entry in found:
+            if _filtered(request) and not _passes(store, request, entry):
+                continue
+            selected.append((_sort_key(store, request.sort_target, entry), entry))
+        yield
+    # The sort is stable, reversed too, so equal ones stay in ascending key order (RNG-21).
+    selected.sort(
+        key=lambda pair: pair[0], reverse=request.sort_order == RangeRequest.DESCEND
+    )
+    limit = request.limit if request.limit > 0 else len(selected)
+    key_values: list[bytes] = []
+    for first in range(0, min(limit, len(selected)), SLICE_KEYS):
+        last = min(first + SLICE_KEYS, limit)
+        entries = [entry for _, entry in selected[first:last]]
+        yield from _fetch(store, entries, request.keys_only, key_values)
+        yield
+    return key_values, len(selected)
+
+
+def _passes(store: Store, request: RangeRequest, found: Found) -> bool:
+    mod = found[1]
+    if request.min_mod_revision and mod < request.min_mod_revision:
+        return False
+    if request.max_mod_revision and mod > request.max_mod_revision:
+        return False
+    if not (request.min_create_revision or request.max_create_revision):
+        return True
+    create = _create_and_version(store, found)[0]
+    if request.min_create_revision and create < request.min_create_revision:
+        return False
+    return not (request.max_create_revision and create > request.max_create_revision)
+
+
+def _sort_key(store: Store, target: RangeRequest.SortTarget, found: Found) -> int | bytes:
+    if target == RangeRequest.KEY:
+        return found[0]
+    if target == RangeRequest.MOD:
+        return found[1]
+    if target == RangeRequest.VALUE:
+        return KeyValue.FromString(store.value_at(found[1], found[2])).value
+    create, version = _create_and_version(store, found)
+    return create if target == RangeRequest.CREATE else version
+
+
+def _create_and_version(store: Store, found: Found) -> tuple[int, int]:
+    key, main, sub = found
+    record = store.index.records[key]
+    if record.revisions[-1] == main << 1 and record.sub(-1) == sub:
+        return record.create, record.version
+    message = KeyValue.FromString(store.value_at(main, sub))
+    return message.create_revision, message.version

@@ -1,0 +1,481 @@
+"""Watches: every committed and applied event reaches every watcher that asked for it, in order,
+once (WCH-20..25).
+
+`WatchHub` joins the store and the streams. A watcher is either *synced*, served by `publish` as
+revisions are applied, or *unsynced*, served by `catch_up` from stored history: because it starts in
+the past, its client reads slowly, or a snapshot replaced the store. It moves from one to the other
+only at a revision border, so it sees neither a gap nor a duplicate.
+
+    create, start <= revision --> unsynced --(next_revision > revision)--> synced
+                                     ^                                       |
+                                     +---(its stream is full, restored())----+
+
+Nothing here applies, proposes, blocks or knows asyncio; time is a parameter (monotonic seconds).
+
+Trade-off: an event is encoded once and shared; streams hold references to the shared pieces and
+join them when they are taken. So a thousand slow streams on one key cost one copy, and each limit
+in bytes counts shared bytes on every stream that holds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvstore.mvcc import watch_wire as wire
+from kvstore.mvcc.watch_index import WatchIndex
+from kvstore.mvcc.watch_stream import QUEUE_BYTES, QUEUE_RESPONSES, Watcher, WatchStream
+
+MESSAGE_OVERHEAD_BYTES = 512 << 10
+"""Responses of watchers with fragment=true are split from max-request-bytes plus this (WCH-41)."""
+
+MIN_PROGRESS_INTERVAL_S = 0.1
+"""Shortest interval of periodic progress (WCH-33)."""
+
+PROGRESS_JITTER = 0.1
+"""Largest part of the interval by which periodic progress is put off at random (WCH-33)."""
+
+CATCH_UP_REVISIONS = 500
+"""Most revisions that one slice of `catch_up` reads; a response never holds more (WCH-23)."""
+
+CATCH_UP_FIRST_REVISIONS = 32
+"""Revisions that the first slice reads; later ones adapt to `CATCH_UP_BYTES`."""
+
+CATCH_UP_BYTES = 4 << 20
+"""Bytes of events that one slice aims to stay below."""
+
+CATCH_UP_RESPONSE_BYTES = 1 << 20
+"""A historical response takes no further revision once it holds this many bytes."""
+
+CATCH_UP_COHORTS = 256
+"""Most distinct (range, position, options) combinations served by one slice."""
+
+Event = tuple[int, bytes, bytes, int, int]
+"""(0 PUT / 1 DELETE, key, serialized KeyValue, previous main, previous sub); previous main 0 = the
+event creates the key."""
+
+
+class History(Protocol):
+    """The part of the store that watching needs."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def compact_revision(self) -> int: ...
+    def value_at(self, main: int, sub: int) -> bytes: ...
+    def events(
+        self, start: int, stop: int, max_revisions: int
+    ) -> list[tuple[int, list[Event]]]: ...
+
+
+class RandomFraction(Protocol):
+    """The part of `random.Random` that jitter needs."""
+
+    def random(self) -> float: ...
+
+
+class _Encoded:
+    """One event of one revision, encoded at most once with and once without prev_kv (WCH-29)."""
+
+    __slots__ = ("_event", "_plain", "_revision", "_store", "_with_prev")
+
+    def __init__(self, store: History, revision: int, event: Event) -> None:
+        self._store = store
+        self._revision = revision
+        self._event = event
+        self._plain: bytes | None = None
+        self._with_prev: bytes | None = None
+
+    def field(self, prev_kv: bool) -> bytes:
+        """Return the event as a field of WatchResponse (WCH-27, WCH-28)."""
+        if prev_kv:
+            if self._with_prev is None:
+                self._with_prev = self._encode_with_prev()
+            return self._with_prev
+        if self._plain is None:
+            self._plain = wire.event(self._event[0], self._event[2], None)
+        return self._plain
+
+    def _encode_with_prev(self) -> bytes:
+        kind, _, kv, prev_main, prev_sub = self._event
+        # The state at revision - 1 counts, not the age of the value found there (WCH-28).
+        if prev_main == 0 or self._revision - 1 < self._store.compact_revision:
+            return self.field(prev_kv=False)
+        return wire.event(kind, kv, self._store.value_at(prev_main, prev_sub))
+
+
+@dataclass(slots=True, eq=False)
+class _Cohort:
+    """Unsynced watchers that need the very same responses."""
+
+    key: bytes
+    end: bytes | None
+    next_revision: int
+    drop: int
+    prev_kv: bool
+    members: list[Watcher] = field(default_factory=list)
+    responses: list[tuple[int, list[bytes]]] = field(default_factory=list)
+    """(first revision, event fields) of each response, ascending."""
+    last_revision: int = 0
+    last_bytes: int = 0
+
+    def add(self, revision: int, event: bytes) -> None:
+        """Append an event; a new response begins at revision borders only (WCH-21, WCH-23)."""
+        if revision != self.last_revision and (
+            not self.responses or self.last_bytes >= CATCH_UP_RESPONSE_BYTES
+        ):
+            self.responses.append((revision, []))
+            self.last_bytes = 0
+        self.last_revision = revision
+        self.last_bytes += len(event)
+        self.responses[-1][1].append(event)
+
+
+class WatchHub:
+    """All watch streams of a member.
+
+    Inputs: `publish` for each applied revision, `catch_up` about every 100 ms and again at once
+    while it returns True, `tick` every 100 ms or so, `restored` after a snapshot was installed.
+    """
+
+    def __init__(
+        self,
+        store: History,
+        *,
+        cluster_id: int,
+        member_id: int,
+        max_request_bytes: int,
+        progress_interval: float,
+        random: RandomFraction,
+        queue_limit: int = QUEUE_RESPONSES,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        """Begin at the store's revision, without streams.
+
+        Args:
+            max_request_bytes: the member's limit; responses are fragmented from 512 KiB above it.
+            progress_interval: seconds between periodic progress, >= 0.1.
+            queue_limit: responses that may wait on a stream, >= 1.
+            queue_bytes: bytes that may wait on a stream, >= 1.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        if progress_interval < MIN_PROGRESS_INTERVAL_S:
+            raise ValueError(f"progress_interval: {progress_interval} s is shorter than 0.1 s")
+        if queue_limit < 1 or queue_bytes < 1:
+            raise ValueError(f"queue_limit, queue_bytes: {queue_limit}, {queue_bytes}; least is 1")
+        self._store = store
+        self._member = wire.member_fields(cluster_id, member_id)
+        self._fragment_bytes = max_request_bytes + MESSAGE_OVERHEAD_BYTES
+        self._progress_interval = progress_interval
+        self._random = random
+        self._queue_limit = queue_limit
+        self._queue_bytes = queue_bytes
+        self._synced: WatchIndex[Watcher] = WatchIndex()
+        self._unsynced: dict[Watcher, None] = {}
+        self._published = store.revision
+        self._raft_term = 0
+        self._cursor = 0
+        self._slice_revisions = CATCH_UP_FIRST_REVISIONS
+        self._progress_due: dict[WatchStream, float] = {}
+        self._next_progress = math.inf
+
+    def stream(self, wake: Callable[[], None]) -> WatchStream:
+        """Open a stream.
+
+        Args:
+            wake: called when the stream's queue turns non-empty, often in the middle of applying:
+                it may only note or schedule, not call back into the hub or the stream.
+        """
+        return WatchStream(self, wake, self._queue_limit, self._queue_bytes)
+
+    @property
+    def published(self) -> int:
+        """All events up to this revision are queued for every synced watcher (WCH-32, WCH-38)."""
+        return self._published
+
+    @property
+    def store_revision(self) -> int:
+        """The store's revision now."""
+        return self._store.revision
+
+    # For the streams.
+
+    def header(self, revision: int) -> bytes:
+        """Encode a response header with the latest known term."""
+        return wire.header(self._member, revision, self._raft_term)
+
+    def note_term(self, raft_term: int) -> None:
+        """Learn the term of the last applied entry; it never goes back (GEN-02)."""
+        self._raft_term = max(self._raft_term, raft_term)
+
+    def register(self, watcher: Watcher, now: float) -> None:
+        """Begin to serve a watcher whose created reply is queued (WCH-10..14)."""
+        if watcher.next_revision == 0:
+            watcher.next_revision = self._store.revision + 1
+        self._unsynced[watcher] = None
+        if watcher.next_revision > self._store.revision:
+            self._sync(watcher)
+        if watcher.progress_notify and watcher.stream not in self._progress_due:
+            due = now + self._jittered_interval()
+            self._progress_due[watcher.stream] = due
+            self._next_progress = min(self._next_progress, due)
+
+    def unregister(self, watcher: Watcher) -> None:
+        """Stop serving a watcher."""
+        if watcher.synced:
+            self._synced.remove(watcher)
+        else:
+            del self._unsynced[watcher]
+
+    def forget(self, stream: WatchStream) -> None:
+        """Drop what is kept for a closed stream besides its watchers."""
+        self._progress_due.pop(stream, None)
+
+    # Live events.
+
+    def publish(self, revision: int, events: Sequence[Event], raft_term: int) -> None:
+        """Queue the events of one applied revision for the synced watchers that match.
+
+        Call it once for each revision, ascending, when the revision is readable (WCH-25). A full
+        stream's watchers fall back to history instead; nothing ever waits for them (WCH-47).
+        """
+        self.note_term(raft_term)
+        self._published = max(self._published, revision)
+        if len(events) == 1:
+            self._publish_one(revision, events[0])
+        else:
+            self._publish_many(revision, events)
+
+    def _publish_one(self, revision: int, event: Event) -> None:
+        """The hot path: nearly every revision has one event. No call for each watcher."""
+        groups = self._synced.groups(event[1])
+        if not groups:
+            return
+        encoded = _Encoded(self._store, revision, event)
+        header = self.header(revision)
+        queue_limit, queue_bytes = self._queue_limit, self._queue_bytes
+        kind_bit = 1 << event[0]
+        plain: tuple[tuple[bytes, ...], int] | None = None
+        with_prev: tuple[tuple[bytes, ...], int] | None = None
+        behind: list[Watcher] = []
+        for group in groups:
+            for watcher in group:
+                if watcher.drop & kind_bit or revision < watcher.next_revision:
+                    continue
+                stream = watcher.stream
+                queue = stream.queue
+                if len(queue) >= queue_limit or stream.queued_bytes >= queue_bytes:
+                    behind.append(watcher)
+                    continue
+                if watcher.prev_kv:
+                    if with_prev is None:
+                        with_prev = _joined(header, encoded.field(prev_kv=True))
+                    parts, size = with_prev
+                else:
+                    if plain is None:
+                        plain = _joined(header, encoded.field(prev_kv=False))
+                    parts, size = plain
+                watcher.sent = True
+                if queue:
+                    stream.queued_bytes += size
+                    queue.append((parts, watcher.id_field, size))
+                else:
+                    stream.push_sized(parts, watcher.id_field, size)
+        for watcher in behind:
+            self._fall_behind(watcher, revision)
+
+    def _publish_many(self, revision: int, events: Sequence[Event]) -> None:
+        picked: dict[Watcher, list[int]] = {}
+        for position, event in enumerate(events):
+            kind_bit = 1 << event[0]
+            for group in self._synced.groups(event[1]):
+                for watcher in group:
+                    if not watcher.drop & kind_bit and revision >= watcher.next_revision:
+                        picked.setdefault(watcher, []).append(position)
+        if not picked:
+            return
+        header = self.header(revision)
+        encoded = [_Encoded(self._store, revision, event) for event in events]
+        shared: dict[tuple[bool, tuple[int, ...]], tuple[bytes, ...]] = {}
+        for watcher, positions in picked.items():
+            if watcher.stream.full:
+                self._fall_behind(watcher, revision)
+                continue
+            selection = (watcher.prev_kv, tuple(positions))
+            parts = shared.get(selection)
+            if parts is None:
+                fields = [encoded[position].field(watcher.prev_kv) for position in positions]
+                parts = shared[selection] = (header, *fields)
+            self._send(watcher, parts)
+
+    def _send(self, watcher: Watcher, parts: tuple[bytes, ...]) -> None:
+        """Queue one event response (header and event fields), fragmented if need be (WCH-41)."""
+        watcher.sent = True
+        size = sum(map(len, parts))
+        id_size = len(watcher.id_field)
+        if watcher.fragment and len(parts) > 2 and size + id_size >= self._fragment_bytes:
+            for piece in wire.fragments(parts, id_size, self._fragment_bytes):
+                watcher.stream.push(piece, watcher.id_field)
+        else:
+            watcher.stream.push_sized(parts, watcher.id_field, size)
+
+    def _fall_behind(self, watcher: Watcher, next_revision: int) -> None:
+        self._synced.remove(watcher)
+        watcher.synced = False
+        watcher.next_revision = max(watcher.next_revision, next_revision)
+        self._unsynced[watcher] = None
+
+    def _sync(self, watcher: Watcher) -> None:
+        del self._unsynced[watcher]
+        watcher.synced = True
+        self._synced.add(watcher)
+
+    # History.
+
+    def restored(self) -> None:
+        """Learn that a snapshot replaced the store's content, revisions up to now included.
+
+        Every watcher continues from its next revision, out of the new history; what it was sent
+        before is not sent again (WCH-22).
+        """
+        for watcher in list(self._synced):
+            self._fall_behind(watcher, self._published + 1)
+        self._published = max(self._published, self._store.revision)
+
+    def catch_up(self) -> bool:
+        """Serve unsynced watchers with one bounded slice of history (WCH-11, WCH-47..49).
+
+        Returns:
+            True when there is more to do at once; watchers on full streams do not count.
+
+        One scan serves all watchers positioned in it. Slices sweep upwards from the watcher
+        furthest behind and begin anew at the top, so nobody waits longer than a sweep, however
+        many watchers start at the beginning. A watcher overtaken by compaction is cancelled
+        (WCH-14, WCH-48).
+        """
+        ready = self._sort_out()
+        if not ready:
+            return False
+        head = self._store.revision
+        start = min(
+            (w.next_revision for w in ready if w.next_revision >= self._cursor),
+            default=min(w.next_revision for w in ready),
+        )
+        limit = self._slice_revisions
+        batch = self._store.events(start, head + 1, limit)
+        end = batch[-1][0] if len(batch) >= limit else head
+        self._cursor = end + 1
+        cohorts = _cohorts([w for w in ready if start <= w.next_revision <= end])
+        self._fill(cohorts, batch)
+        header = self.header(head)
+        for cohort in cohorts:
+            responses = [(first, (header, *fields)) for first, fields in cohort.responses]
+            for watcher in cohort.members:
+                self._feed(watcher, responses, end + 1)
+                if watcher.next_revision > head:
+                    self._sync(watcher)
+        return any(not watcher.stream.full for watcher in self._unsynced)
+
+    def _sort_out(self) -> list[Watcher]:
+        """Settle the watchers that need no history; return those that history can be sent to."""
+        head, compacted = self._store.revision, self._store.compact_revision
+        ready = []
+        for watcher in list(self._unsynced):
+            if watcher.next_revision > head:
+                self._sync(watcher)
+            elif watcher.next_revision < compacted:
+                self._cancel_compacted(watcher)
+            elif not watcher.stream.full:
+                ready.append(watcher)
+        return ready
+
+    def _cancel_compacted(self, watcher: Watcher) -> None:
+        """Cancel with the compact revision and header revision 0; the id is free at once, so a
+        dead watcher does not hold up manual progress (WCH-16 leaves this open)."""
+        del self._unsynced[watcher]
+        del watcher.stream.watchers[watcher.watch_id]
+        flags = wire.CANCELED + wire.compact_revision(self._store.compact_revision)
+        watcher.stream.push((self.header(0), flags), watcher.id_field)
+
+    def _fill(self, cohorts: list[_Cohort], batch: list[tuple[int, list[Event]]]) -> None:
+        """Hand each event of the slice to the cohorts that want it; adapt the slice's length."""
+        index: WatchIndex[_Cohort] = WatchIndex()
+        for cohort in cohorts:
+            index.add(cohort)
+        read_bytes = 0
+        for revision, events in batch:
+            for event in events:
+                read_bytes += len(event[2])
+                groups = index.groups(event[1])
+                if not groups:
+                    continue
+                encoded = _Encoded(self._store, revision, event)
+                kind_bit = 1 << event[0]
+                for group in groups:
+                    for cohort in group:
+                        if not cohort.drop & kind_bit and revision >= cohort.next_revision:
+                            cohort.add(revision, encoded.field(cohort.prev_kv))
+        if read_bytes > CATCH_UP_BYTES:
+            self._slice_revisions = max(1, self._slice_revisions // 2)
+        elif read_bytes < CATCH_UP_BYTES // 2:
+            self._slice_revisions = min(CATCH_UP_REVISIONS, self._slice_revisions * 2)
+
+    def _feed(
+        self, watcher: Watcher, responses: list[tuple[int, tuple[bytes, ...]]], stop: int
+    ) -> None:
+        """Send a cohort's responses while there is room; leave `next_revision` where it ended."""
+        for first_revision, parts in responses:
+            if watcher.stream.full:
+                watcher.next_revision = first_revision
+                return
+            self._send(watcher, parts)
+        watcher.next_revision = stop
+
+    # Periodic progress.
+
+    def tick(self, now: float) -> None:
+        """Queue periodic progress for the streams whose interval is over (WCH-33..35)."""
+        if now < self._next_progress:
+            return
+        for stream, due in self._progress_due.items():
+            if due <= now:
+                self._report_progress(stream)
+                self._progress_due[stream] = now + self._jittered_interval()
+        self._next_progress = min(self._progress_due.values(), default=math.inf)
+
+    def _report_progress(self, stream: WatchStream) -> None:
+        revision = self._published
+        for watcher in stream.watchers.values():
+            if not watcher.progress_notify:
+                continue
+            quiet = not watcher.sent
+            watcher.sent = False
+            caught_up = watcher.synced and revision >= watcher.start_revision
+            if quiet and caught_up and not stream.full:
+                stream.push((self.header(revision),), watcher.id_field)
+
+    def _jittered_interval(self) -> float:
+        return self._progress_interval * (1 + PROGRESS_JITTER * self._random.random())
+
+
+def _joined(header: bytes, event: bytes) -> tuple[tuple[bytes, ...], int]:
+    body = header + event
+    return (body,), len(body)
+
+
+def _cohorts(watchers: list[Watcher]) -> list[_Cohort]:
+    """Group watchers by what they need; those beyond `CATCH_UP_COHORTS` wait for a later slice."""
+    cohorts: dict[tuple[bytes, bytes | None, int, int, bool], _Cohort] = {}
+    for w in watchers:
+        need = (w.key, w.end, w.next_revision, w.drop, w.prev_kv)
+        cohort = cohorts.get(need)
+        if cohort is None:
+            if len(cohorts) >= CATCH_UP_COHORTS:
+                continue
+            cohort = cohorts[need] = _Cohort(*need)
+        cohort.members.append(w)
+    return list(cohorts.values())

@@ -1,0 +1,501 @@
+"""The member core: one member of the cluster as synchronous code, events in and effects out.
+
+Events are a client's request, a message of another member, a batch that became durable, a tick.
+Effects go through the protocols in ``ports``. Time comes in as ``now`` (monotonic seconds), so the
+same code runs on a real event loop and in a simulator.
+
+The one habit worth knowing: events only queue work and ask for one ``pump``; the pump hands all of
+it to Raft as one batch, so that a hundred concurrent puts cost one log write and one message for
+each follower.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvstore.apply.applier import Answer, Applier
+from kvstore.errors import (
+    RAFT_PROPOSAL_DROPPED,
+    REQUEST_TOO_LARGE,
+    REQUEST_TOO_MANY_REQUESTS,
+    STOPPED,
+    TIMEOUT,
+    TIMEOUT_DUE_TO_CONNECTION_LOST,
+    TIMEOUT_DUE_TO_LEADER_FAIL,
+    Code,
+    EtcdError,
+)
+from kvstore.node.ports import LogWriter, Network, Schedule, Snapshots
+from kvstore.node.reads import ReadDone, ReadQueue
+from kvstore.node.request import HEADER, HEADER_SIZE, Kind
+from kvstore.pb import rpc_pb2
+from kvstore.storage.backend import META, Backend
+from kvstore.storage.codec import encode_entries
+from kvstore.storage.wal import Batch
+from kvstore.wire import HeaderEncoder
+from raft import (
+    CONF_CHANGE,
+    ConfState,
+    Entry,
+    Message,
+    MessageKind,
+    ProposalDropped,
+    Raft,
+    Ready,
+    Role,
+    SnapshotMeta,
+    confchange,
+)
+from raft.types import DropReason
+
+log = logging.getLogger("member")
+
+MAX_APPLY_LAG = 5000
+"""Committed entries that may wait to be applied before new proposals are refused (GEN-18)."""
+MAX_LOG_BYTES = 256 * 1024 * 1024
+"""Bytes of entries after which the log is compacted even below snapshot_count entries."""
+
+_APPLIED = b"applied"
+
+Result = bytes | EtcdError
+Done = Callable[[Result], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The member's own limits; defaults are etcd's."""
+
+    max_request_bytes: int = 1_572_864
+    request_timeout_s: float = 7.0
+    snapshot_count: int = 10_000
+    snapshot_catchup_entries: int = 5_000
+    election_s: float = 1.0
+
+
+def load_applied(backend: Backend) -> SnapshotMeta | None:
+    """Read the index, term and configuration that the backend's content stands for."""
+    raw = backend.get(META, _APPLIED)
+    if raw is None:
+        return None
+    index, term, *conf = json.loads(bytes(raw))
+    voters, outgoing, learners, learners_next, auto_leave = conf
+    return SnapshotMeta(
+        index,
+        term,
+        ConfState(
+            tuple(voters), tuple(outgoing), tuple(learners), tuple(learners_next), auto_leave
+        ),
+    )
+
+
+def store_applied(backend: Backend, meta: SnapshotMeta) -> None:
+    """Write it, to be committed together with the data that it stands for."""
+    backend.put(META, _APPLIED, json.dumps([meta.index, meta.term, *meta.conf_state]).encode())
+
+
+class Member:
+    """One member. See the module docstring.
+
+    Attributes:
+        raft: the consensus core; read it for status, never step it from outside.
+        applied_index, applied_term: of the last applied entry (GEN-02).
+        durable: the position that the backend's last commit stands for.
+        pending: number of proposals waiting for their answer.
+    """
+
+    def __init__(
+        self,
+        raft: Raft,
+        applier: Applier,
+        backend: Backend,
+        *,
+        applied: SnapshotMeta,
+        snapshot_index: int,
+        log_writer: LogWriter,
+        network: Network,
+        snapshots: Snapshots,
+        schedule: Schedule,
+        first_request_id: int,
+        limits: Limits,
+        now: float,
+    ) -> None:
+        self.raft = raft
+        self.applier = applier
+        self.backend = backend
+        self.limits = limits
+        self.header = HeaderEncoder(applier.cluster.cluster_id, raft.id)
+        self.applied_index = applied.index
+        self.applied_term = applied.term
+        self.durable = applied
+        self.leader_changes = 0
+        self.proposals_failed = 0
+        self.now = now
+        self.reads = ReadQueue()
+        self.on_leader: Callable[[], None] = lambda: None
+        self.on_applied: Callable[[], None] = lambda: None
+        self._log = log_writer
+        self._network = network
+        self._snapshots = snapshots
+        self._schedule = schedule
+        self._pump_scheduled = False
+        self._proposals: list[bytes] = []
+        self._waiters: dict[int, tuple[Done, float, float]] = {}
+        self._next_id = first_request_id
+        self._after: deque[tuple[int, list[Message], SnapshotMeta | None]] = deque()
+        self._last_token = 0
+        self._snapshot_index = snapshot_index
+        self._logged_bytes = 0
+        self._conf_state = applied.conf_state
+        self._lead_lost_at = -1e9
+        self._frozen: SnapshotMeta | None = None
+        self._physical: list[Done] = []
+        self._stopped = False
+        self._handlers: dict[int, Callable[[bytes], Answer]] = {
+            Kind.PUT: applier.put,
+            Kind.DELETE_RANGE: applier.delete_range,
+            Kind.TXN: applier.txn,
+            Kind.COMPACT: applier.compact,
+            Kind.LEASE_GRANT: applier.lease_grant,
+            Kind.LEASE_REVOKE: applier.lease_revoke,
+            Kind.PUBLISH: applier.publish,
+            Kind.CLUSTER_VERSION: applier.cluster_version,
+        }
+
+    # Requests.
+
+    @property
+    def pending(self) -> int:
+        return len(self._waiters)
+
+    @property
+    def is_leader(self) -> bool:
+        return self.raft.role is Role.LEADER
+
+    def propose(self, kind: Kind, body: bytes, done: Done) -> None:
+        """Replicate a request; ``done`` gets the encoded response, or the error, once applied here.
+
+        Raises:
+            EtcdError: the request was certainly not proposed.
+        """
+        if self._stopped:
+            raise STOPPED
+        if len(body) + HEADER_SIZE > self.limits.max_request_bytes:
+            raise REQUEST_TOO_LARGE
+        if self.raft.commit_index - self.applied_index > MAX_APPLY_LAG:
+            raise REQUEST_TOO_MANY_REQUESTS
+        request_id = self._next_id
+        self._next_id = request_id + 1
+        self._waiters[request_id] = (done, self.now + self.limits.request_timeout_s, self.now)
+        self._proposals.append(HEADER.pack(kind, request_id) + body)
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            self._schedule(self.pump)
+
+    def propose_as_leader(self, kind: Kind, body: bytes) -> None:
+        """Propose on this leader's own behalf, without a waiter; nothing is ever forwarded.
+
+        A leader that was deposed meanwhile must not have its decisions (an expired lease) carried
+        out by its successor, who may know better.
+        """
+        if not self.is_leader:
+            return
+        request_id = self._next_id
+        self._next_id = request_id + 1
+        try:
+            self.raft.propose([HEADER.pack(kind, request_id) + body])
+        except ProposalDropped:
+            return
+        self.wake()
+
+    def read_index(self, done: ReadDone) -> None:
+        """Call ``done(None)`` once local state includes all that was acknowledged before now."""
+        if self._stopped:
+            done(STOPPED)
+            return
+        self.reads.add(done, self.now + self.limits.request_timeout_s)
+        self.wake()
+
+    def wait_compacted(self, done: Done, response: bytes) -> None:
+        """Answer when the physical removal that is under way has finished (CMP-07)."""
+        if self.applier.store.compacting:
+            self._physical.append(lambda _: done(response))
+        else:
+            done(response)
+
+    def transfer_leadership(self, target: int) -> None:
+        """Ask Raft to hand leadership over. Raises ProposalDropped for an unfit target."""
+        self.raft.transfer_leadership(target)
+        self.wake()
+
+    # Events.
+
+    def receive(self, message: Message) -> None:
+        """Take a message of another member."""
+        self.raft.step(message)
+        self.wake()
+
+    def unreachable(self, peer: int) -> None:
+        self.raft.report_unreachable(peer)
+
+    def snapshot_sent(self, peer: int, ok: bool) -> None:
+        self.raft.report_snapshot(peer, ok)
+        self.wake()
+
+    def tick(self, now: float) -> None:
+        """Once every heartbeat interval."""
+        self.now = now
+        self.raft.tick()
+        self._expire_waiters(now)
+        self.reads.tick(self.raft, now)
+        self.pump()
+
+    def wake(self) -> None:
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            self._schedule(self.pump)
+
+    def persisted(self, token: int) -> None:
+        """All batches up to ``token`` are durable."""
+        after = self._after
+        while after and after[0][0] <= token:
+            durable, messages, snapshot = after.popleft()
+            if snapshot is not None:
+                self._install(snapshot)
+            self.raft.persisted(durable)
+            if messages:
+                self._send(messages)
+        self.pump()
+
+    # The pump.
+
+    def pump(self) -> None:
+        """Hand everything queued to Raft and carry out what it wants done."""
+        self._pump_scheduled = False
+        if self._stopped:
+            return
+        raft = self.raft
+        if self._proposals and raft.leader:
+            self._propose_queued()
+        while True:
+            self.reads.start_round(raft, self.now)
+            if not raft.has_ready():
+                return
+            self._carry_out(raft.ready())
+
+    def _propose_queued(self) -> None:
+        batch, self._proposals = self._proposals, []
+        try:
+            self.raft.propose(batch)
+        except ProposalDropped as dropped:
+            if dropped.reason is DropReason.NO_LEADER:
+                self._proposals = batch
+                return
+            for data in batch:
+                self._fail(HEADER.unpack_from(data)[1], RAFT_PROPOSAL_DROPPED)
+
+    def _carry_out(self, ready: Ready) -> None:
+        if ready.soft_state is not None:
+            self._leader_changed()
+        if ready.token:
+            entries = ready.entries
+            block = encode_entries(ready.first_index, entries) if entries else None
+            self._last_token = ready.token
+            self._after.append((ready.token, ready.messages_after, ready.snapshot))
+            self._log.submit(
+                ready.token,
+                Batch(ready.hard_state, ready.first_index, entries, block, ready.snapshot),
+            )
+            if block is not None:
+                self._logged_bytes += len(block)
+        elif ready.messages_after:
+            if self._after:
+                self._after[-1][1].extend(ready.messages_after)
+            else:
+                self._send(ready.messages_after)
+        if ready.messages:
+            self._send(ready.messages)
+        if ready.committed:
+            self._apply(ready.committed_first, ready.committed)
+        for context, index in ready.read_states:
+            self.reads.answered(context, index, self.applied_index)
+
+    def _send(self, messages: list[Message]) -> None:
+        if any(message.kind == MessageKind.SNAPSHOT for message in messages):
+            for message in messages:
+                if message.kind == MessageKind.SNAPSHOT:
+                    self._snapshots.send(message)
+            messages = [m for m in messages if m.kind != MessageKind.SNAPSHOT]
+        self._network.send(messages)
+
+    def _leader_changed(self) -> None:
+        if self.raft.leader:
+            self.leader_changes += 1
+        else:
+            self._lead_lost_at = self.now
+        if not self.is_leader:
+            self.applier.lessor.demote()
+        self.reads.leader_changed()
+        self.on_leader()
+        if self._proposals and self.raft.leader:
+            self.wake()
+
+    # Applying.
+
+    def _apply(self, first: int, entries: list[Entry]) -> None:
+        applier, handlers, waiters = self.applier, self._handlers, self._waiters
+        applier.now = self.now
+        header = self.header
+        index = first - 1
+        for term, kind, data in entries:
+            index += 1
+            self.applied_index = index
+            self.applied_term = term
+            if kind == CONF_CHANGE:
+                self._conf_state = self.raft.apply_conf_change(confchange.decode(data))
+                continue
+            if not data:
+                self._term_began(term)
+                continue
+            request_kind, request_id = HEADER.unpack_from(data)
+            result: Result
+            try:
+                revision, body = handlers[request_kind](data[HEADER_SIZE:])
+                waiter = waiters.pop(request_id, None)
+                if waiter is not None:
+                    waiter[0](header.encode(revision, term) + body)
+            except EtcdError as error:
+                waiter = waiters.pop(request_id, None)
+                if waiter is not None:
+                    waiter[0](error)
+        self.raft.applied_to(index)
+        self.reads.applied(index)
+        self.on_applied()
+
+    def _term_began(self, term: int) -> None:
+        """A leader's empty entry is applied: everything before its term is settled."""
+        if self.is_leader and term == self.raft.term and not self.applier.lessor.is_primary:
+            self.applier.lessor.promote(self.now, self.limits.election_s)
+
+    def _fail(self, request_id: int, error: EtcdError) -> None:
+        waiter = self._waiters.pop(request_id, None)
+        if waiter is not None:
+            self.proposals_failed += 1
+            waiter[0](error)
+
+    def _expire_waiters(self, now: float) -> None:
+        """Give up on requests past the time-out; they were queued in order of their deadlines."""
+        unproposed: set[int] | None = None
+        while self._waiters:
+            request_id, (_, deadline, since) = next(iter(self._waiters.items()))
+            if deadline > now:
+                return
+            if unproposed is None:
+                unproposed = {HEADER.unpack_from(data)[1] for data in self._proposals}
+            if request_id in unproposed:
+                # Never handed to Raft, so the native deadline code is safe (GEN-11).
+                error = EtcdError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+                self._proposals = [
+                    d for d in self._proposals if HEADER.unpack_from(d)[1] != request_id
+                ]
+            else:
+                error = self._timeout_error(since)
+            self._fail(request_id, error)
+
+    def _timeout_error(self, since: float) -> EtcdError:
+        """Return the one of the three time-out texts that fits (RFT-06)."""
+        if self._lead_lost_at >= since - self.limits.election_s:
+            return TIMEOUT_DUE_TO_LEADER_FAIL
+        if not self.raft.leader:
+            return TIMEOUT_DUE_TO_CONNECTION_LOST
+        return TIMEOUT
+
+    # Leases: the leader's side.
+
+    def expire_leases(self) -> None:
+        """Propose the revocation of leases that are due, after leadership is confirmed (LSE-09)."""
+        lessor = self.applier.lessor
+        if not lessor.is_primary:
+            return
+        due = lessor.expired(self.now)
+        if not due:
+            return
+
+        def revoke(error: EtcdError | None) -> None:
+            if error is None and lessor.is_primary:
+                for lease_id in due:
+                    body = rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString()
+                    self.propose_as_leader(Kind.LEASE_REVOKE, body)
+
+        self.read_index(revoke)
+
+    # The backend: commits, log compaction, snapshots.
+
+    def begin_commit(self) -> Callable[[], None] | None:
+        """Freeze what is pending together with its position; return the function that commits it.
+
+        The caller runs that on the backend's one writer thread and calls ``end_commit`` after.
+        """
+        position = SnapshotMeta(self.applied_index, self.applied_term, self._conf_state)
+        if position == self.durable and not self.backend.pending_ops:
+            return None
+        store_applied(self.backend, position)
+        self._frozen = position
+        return self.backend.freeze()
+
+    def end_commit(self) -> None:
+        """The frozen part is durable: perhaps the log can be shortened now."""
+        self.backend.thaw()
+        if self._frozen is not None:
+            self.durable, self._frozen = self._frozen, None
+        grown = self.durable.index - self._snapshot_index
+        if grown >= self.limits.snapshot_count or (
+            grown and self._logged_bytes > MAX_LOG_BYTES
+        ):
+            self._compact_log()
+
+    def _compact_log(self) -> None:
+        durable = self.durable
+        self._snapshot_index = durable.index
+        self._logged_bytes = 0
+        self._log.submit(self._last_token, Batch(None, 0, (), None, durable))
+        self._log.release(durable.index)
+        keep_from = durable.index - self.limits.snapshot_catchup_entries
+        if keep_from > self.raft.first_index:
+            self.raft.compact(keep_from)
+        log.info("compacted the log", extra={"index": durable.index, "kept_from": keep_from})
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        """Replace the whole state by a received snapshot; its log record is durable already."""
+        self._snapshots.install(meta)
+        self._snapshot_index = meta.index
+        self.applied_index, self.applied_term = meta.index, meta.term
+        self._conf_state = meta.conf_state
+        self.durable = meta
+        log.info("installed a snapshot", extra={"index": meta.index})
+        self.reads.applied(meta.index)
+        self.on_applied()
+
+    def compact_step(self, batch: int) -> bool:
+        """Remove one slice of compacted revisions; True while there is more to do."""
+        store = self.applier.store
+        if not store.compacting:
+            return False
+        more = store.compact_step(batch)
+        if not more:
+            waiting, self._physical = self._physical, []
+            for done in waiting:
+                done(b"")
+        return bool(more)
+
+    def stop(self) -> None:
+        """Answer everything that waits: the server is stopping (RFT-07)."""
+        self._stopped = True
+        self.reads.stop(STOPPED)
+        for request_id in list(self._waiters):
+            self._fail(request_id, STOPPED)
+
+
