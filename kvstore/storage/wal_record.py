@@ -69,8 +69,8 @@ class SegmentHeader:
     metadata: bytes
 
 
-def encode_batches(batches: Sequence[Batch]) -> bytes:
-    """The payload of a group; batches come back in the same order."""
+def encode_batches(batches: Sequence[Batch]) -> list[bytes]:
+    """The payload of a group as pieces to be joined; batches come back in the same order."""
     parts: list[bytes] = []
     for batch in batches:
         flags = 0
@@ -87,7 +87,7 @@ def encode_batches(batches: Sequence[Batch]) -> bytes:
             flags |= _ENTRIES
             parts.append(batch.block or encode_entries(batch.first_index, batch.entries))
         parts[at] = flags.to_bytes(1, "little")
-    return b"".join(parts)
+    return parts
 
 
 def decode_batches(data: bytes) -> list[Batch]:

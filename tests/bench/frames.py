@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
 MAX_BODY_BYTES = 16_384
+OnData = Callable[[int, memoryview], None]
 _WINDOW = 2**31 - 1
 _REFILL = 2**29
 _DEFAULT_WINDOW = 65_535
@@ -54,18 +55,21 @@ def header_block(authority: str, path: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP/2 connection; `on_end(ok, started)` is called for each call that ended."""
+    """One HTTP/2 connection.
+
+    `on_end(connection, ok, started)` is called for each call that ended; `on_data(stream, bytes)`,
+    when set, for each piece of an answer (streams).
+    """
 
     def __init__(
         self,
         authority: str,
         path: str,
         on_end: Callable[[Connection, bool, float], None],
-        on_data: Callable[[int, memoryview], None] | None = None,
     ) -> None:
         self._block = header_block(authority, path)
         self._on_end = on_end
-        self._on_data = on_data
+        self.on_data: OnData | None = None
         self._next_stream = 1
         self._started: dict[int, float] = {}
         self._with_message: set[int] = set()
@@ -92,6 +96,7 @@ class Connection(asyncio.Protocol):
 
     def request(self, framed: bytes, *, end: bool = True) -> int:
         """Queue one call with the gRPC-framed `framed`; it leaves with `flush`."""
+        assert len(framed) <= MAX_BODY_BYTES
         if len(self._waiting) == 0 and len(framed) <= self._window:
             stream = self._open(framed, end)
         else:
@@ -146,8 +151,8 @@ class Connection(asyncio.Protocol):
             self._unacknowledged += len(payload)
             if len(payload):
                 self._with_message.add(stream)
-            if self._on_data is not None:
-                self._on_data(stream, payload)
+            if self.on_data is not None:
+                self.on_data(stream, payload)
             if flags & END_STREAM:
                 self._end(stream, True)
         elif kind == HEADERS:
@@ -203,7 +208,6 @@ async def open_connections(
     path: str,
     per_endpoint: int,
     on_end: Callable[[Connection, bool, float], None],
-    on_data: Callable[[int, memoryview], None] | None = None,
 ) -> list[Connection]:
     """Connections in round-robin order of `endpoints` (``host:port``)."""
     loop = asyncio.get_running_loop()
@@ -212,7 +216,7 @@ async def open_connections(
         for endpoint in endpoints:
             host, port = endpoint.rsplit(":", 1)
             _, connection = await loop.create_connection(
-                lambda e=endpoint: Connection(e, path, on_end, on_data),  # type: ignore[misc]
+                lambda e=endpoint: Connection(e, path, on_end),  # type: ignore[misc]
                 host,
                 int(port),
             )

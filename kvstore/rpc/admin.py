@@ -1,0 +1,155 @@
+"""The Cluster and Maintenance services and the gRPC health service: what exists so far.
+
+Alarms cannot be raised yet, so ``Alarm`` GET truly answers an empty list; everything not listed in
+``routes`` is answered Unimplemented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from kvstore.apply.kv import hash_kv_steps
+from kvstore.errors import (
+    BAD_LEADER_TRANSFEREE,
+    LEADER_TRANSFER_TIMEOUT,
+    NO_LEADER,
+    NOT_LEADER,
+    Code,
+    EtcdError,
+)
+from kvstore.mvcc.steps import Steps
+from kvstore.pb import health_pb2, rpc_pb2
+from kvstore.rpc.core import Core
+from kvstore.rpc.grpc import Call
+from kvstore.storage.backend import Backend
+from kvstore.version import VERSION
+from raft import ProposalDropped
+
+STORAGE_VERSION = "3.6.0"
+
+Result = TypeVar("Result")
+Send = Callable[[list[bytes]], Awaitable[None]]
+
+
+async def drive(steps: Steps[Result]) -> Result:
+    """Run a long read in slices between which the event loop runs."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        await asyncio.sleep(0)
+
+
+class ClusterService:
+    """MemberList."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def member_list(self, call: Call, request: rpc_pb2.MemberListRequest) -> bytes:
+        core = self._core
+        core.require_leader(call)
+        if request.linearizable:
+            await core.fresh()
+        response = rpc_pb2.MemberListResponse(members=core.cluster.to_pb())
+        return core.header(0) + response.SerializeToString()
+
+
+class MaintenanceService:
+    """Status, Hash, HashKV, Alarm (GET) and MoveLeader."""
+
+    def __init__(self, core: Core, backend: Callable[[], Backend], quota_bytes: int) -> None:
+        self._core = core
+        self._backend = backend
+        self._quota_bytes = quota_bytes
+
+    def status(self, call: Call, request: rpc_pb2.StatusRequest) -> bytes:
+        """Local, and needs no leader (MNT-01..04)."""
+        core, raft = self._core, self._core.member.raft
+        backend = self._backend()
+        response = rpc_pb2.StatusResponse(
+            version=VERSION,
+            dbSize=backend.size(),
+            dbSizeInUse=backend.size_in_use(),
+            dbSizeQuota=self._quota_bytes,
+            leader=raft.leader,
+            raftIndex=raft.commit_index,
+            raftAppliedIndex=core.member.applied_index,
+            raftTerm=core.member.applied_term,
+            isLearner=raft.is_learner,
+            storageVersion=STORAGE_VERSION,
+            errors=() if raft.leader else (NO_LEADER.message,),
+            downgradeInfo=rpc_pb2.DowngradeInfo(),
+        )
+        return core.header(core.store.revision) + response.SerializeToString()
+
+    async def hash_kv(self, call: Call, request: rpc_pb2.HashKVRequest) -> bytes:
+        core = self._core
+        found = await drive(hash_kv_steps(core.store, request.revision))
+        response = rpc_pb2.HashKVResponse(
+            hash=found.hash,
+            compact_revision=found.compact_revision,
+            hash_revision=found.revision,
+        )
+        return core.header(core.store.revision) + response.SerializeToString()
+
+    async def hash(self, call: Call, request: rpc_pb2.HashRequest) -> bytes:
+        """The key-value part stands for the whole: a test aid, equal on equal members (MNT-19)."""
+        core = self._core
+        found = await drive(hash_kv_steps(core.store, 0))
+        response = rpc_pb2.HashResponse(hash=found.hash)
+        return core.header(core.store.revision) + response.SerializeToString()
+
+    def alarm(self, call: Call, request: rpc_pb2.AlarmRequest) -> bytes:
+        core = self._core
+        core.require_leader(call)
+        if request.action != rpc_pb2.AlarmRequest.GET:
+            raise EtcdError(Code.UNIMPLEMENTED, "alarms cannot be changed yet in this server")
+        return core.header(core.store.revision)
+
+    async def move_leader(self, call: Call, request: rpc_pb2.MoveLeaderRequest) -> bytes:
+        """Hand leadership over and wait until it has moved (MNT-28, MNT-29)."""
+        member = self._core.member
+        if not member.is_leader:
+            raise NOT_LEADER
+        if request.targetID == member.raft.id:
+            return b""
+        try:
+            member.transfer_leadership(request.targetID)
+        except ProposalDropped:
+            raise BAD_LEADER_TRANSFEREE from None
+        deadline = self._core.loop.time() + self._core.request_timeout_s
+        while member.raft.leader != request.targetID:
+            if self._core.loop.time() > deadline:
+                raise LEADER_TRANSFER_TIMEOUT
+            await asyncio.sleep(0.01)
+        return b""
+
+
+class HealthService:
+    """The standard health service; only the empty service name is known (HTP-07)."""
+
+    def __init__(self, core: Core) -> None:
+        self._stopping = asyncio.Event()
+
+    def check(self, call: Call, request: health_pb2.HealthCheckRequest) -> bytes:
+        if request.service:
+            raise EtcdError(Code.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(
+            status=health_pb2.HealthCheckResponse.SERVING
+        ).SerializeToString()
+
+    def list(self, call: Call, request: health_pb2.HealthListRequest) -> bytes:
+        response = health_pb2.HealthListResponse()
+        response.statuses[""].status = health_pb2.HealthCheckResponse.SERVING
+        return response.SerializeToString()
+
+    async def watch(self, call: Call, requests: object, send: Send) -> None:
+        """Say the state once and then keep the stream: it changes only when the server stops."""
+        async for request in requests:  # type: ignore[attr-defined]
+            await send([self.check(call, request)])
+            await self._stopping.wait()

@@ -1,0 +1,78 @@
+"""What the services share: the member core and how a call waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from kvstore.errors import NO_LEADER, EtcdError
+from kvstore.lease.lessor import Lessor
+from kvstore.membership.cluster import Cluster
+from kvstore.mvcc.store import Store
+from kvstore.mvcc.watch import WatchHub
+from kvstore.node.member import Member, Result
+from kvstore.node.request import Kind
+from kvstore.rpc.grpc import Call
+
+PeerCall = Callable[[int, int, bytes, float], Awaitable[bytes]]
+"""(member id, method, payload, time-out in seconds) -> answer."""
+
+
+@dataclass(slots=True)
+class Core:
+    """One member as the services see it."""
+
+    member: Member
+    store: Store
+    lessor: Lessor
+    hub: WatchHub
+    cluster: Cluster
+    peer_call: PeerCall
+    loop: asyncio.AbstractEventLoop
+    random: random.Random
+    max_txn_ops: int
+    request_timeout_s: float
+    election_s: float
+
+    def header(self, revision: int) -> bytes:
+        """Return the header field of a response that is made outside the log."""
+        member = self.member
+        return member.header.encode(revision, member.applied_term)
+
+    def require_leader(self, call: Call) -> None:
+        """Refuse at once when the client asked for that and there is no leader (GEN-12)."""
+        if not self.member.raft.leader and call.hasleader:
+            raise NO_LEADER
+
+    def propose(self, kind: Kind, body: bytes) -> asyncio.Future[bytes]:
+        """Replicate a request; the future yields the encoded response once applied here."""
+        future: asyncio.Future[bytes] = self.loop.create_future()
+        self.member.propose(kind, body, partial(_resolve, future))
+        return future
+
+    def fresh(self) -> asyncio.Future[None]:
+        """Return a future that is done when a linearizable read may be served locally (RFT-01)."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        self.member.read_index(partial(_resolve_read, future))
+        return future
+
+
+def _resolve(future: asyncio.Future[bytes], result: Result) -> None:
+    if future.done():
+        return
+    if isinstance(result, bytes):
+        future.set_result(result)
+    else:
+        future.set_exception(EtcdError(result.code, result.message))
+
+
+def _resolve_read(future: asyncio.Future[None], error: EtcdError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(EtcdError(error.code, error.message))
