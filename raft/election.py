@@ -214,7 +214,9 @@ def step_lower_term(r: Raft, m: Message) -> None:
         MessageKind.VOTE: MessageKind.VOTE_RESPONSE,
         MessageKind.PRE_VOTE: MessageKind.PRE_VOTE_RESPONSE,
     }.get(m.kind)
-    if answer is not None:
+    if answer in (MessageKind.VOTE_RESPONSE, MessageKind.PRE_VOTE_RESPONSE):
+        r.messages.append(_answer_vote(r, m, r.term, reject=True))
+    elif answer is not None:
         r.messages.append(Message(answer, m.from_, r.id, r.term, index=m.index, reject=True))
 
 
@@ -222,19 +224,51 @@ def handle_vote(r: Raft, m: Message) -> None:
     """VOTE and PRE_VOTE of this term (or, PRE_VOTE, a later one): sections 5.2 and 5.4.1."""
     pre = m.kind == MessageKind.PRE_VOTE
     free = r.vote == m.from_ or (r.vote == 0 and r.leader == 0) or (pre and m.term > r.term)
-    answer = MessageKind.PRE_VOTE_RESPONSE if pre else MessageKind.VOTE_RESPONSE
     if not (free and r.log.is_up_to_date(m.index, m.log_term)):
-        r.messages.append(Message(answer, m.from_, r.id, r.term, reject=True))
+        r.messages.append(_answer_vote(r, m, r.term, reject=True))
     elif pre:
-        r.messages.append(Message(answer, m.from_, r.id, m.term))
+        r.messages.append(_answer_vote(r, m, m.term, reject=False))
     else:
         r.vote = m.from_
         r.election_elapsed = 0
-        r.messages_after.append(Message(answer, m.from_, r.id, r.term))
+        r.messages_after.append(_answer_vote(r, m, r.term, reject=False))
+
+
+def _answer_vote(r: Raft, m: Message, term: int, *, reject: bool) -> Message:
+    """Every answer says what is committed here. Without that, a candidate that has, but does not
+    know to be committed, the change that removed a former leader could need that member's vote
+    forever, while the other, its log being longer and itself no voter, neither gives it nor
+    campaigns."""
+    pre = m.kind == MessageKind.PRE_VOTE
+    commit = r.log.commit_index
+    commit_term = r.log.term_at(commit)
+    assert commit_term is not None, "the log reaches back to what is committed"
+    return Message(
+        MessageKind.PRE_VOTE_RESPONSE if pre else MessageKind.VOTE_RESPONSE,
+        m.from_,
+        r.id,
+        term,
+        log_term=commit_term,
+        commit=commit,
+        reject=reject,
+    )
+
+
+def _learn_commit(r: Raft, m: Message) -> None:
+    """An answer to a vote tells of a committed entry. If it is here, all up to it is committed
+    here as well; a candidate then gives up if that changes the configuration."""
+    log = r.log
+    if r.role is Role.LEADER or m.commit <= log.commit_index:
+        return
+    if log.matches(m.commit, m.log_term):
+        log.commit_to(m.commit)
+        if r.role is not Role.FOLLOWER and log.has_unapplied_conf_change():
+            become_follower(r, r.term, 0)
 
 
 def handle_vote_response(r: Raft, m: Message) -> None:
     """An answer to a VOTE of this term."""
+    _learn_commit(r, m)
     if r.role is Role.CANDIDATE:
         r.votes.setdefault(m.from_, not m.reject)
         _count_votes(r)
@@ -242,6 +276,7 @@ def handle_vote_response(r: Raft, m: Message) -> None:
 
 def handle_pre_vote_response(r: Raft, m: Message) -> None:
     """An answer to a PRE_VOTE; a grant carries the term asked for."""
+    _learn_commit(r, m)
     if r.role is Role.PRE_CANDIDATE and (m.reject or m.term == r.term + 1):
         r.votes.setdefault(m.from_, not m.reject)
         _count_votes(r)

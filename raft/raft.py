@@ -145,7 +145,8 @@ class Raft:
 
     @property
     def applied_index(self) -> int:
-        """The last index reported by `applied_to`."""
+        """The last index reported by `applied_to`, or that of a snapshot taken in since (which
+        may not be durable yet)."""
         return self.log.applied_index
 
     @property

@@ -109,6 +109,7 @@ class Message:
       latest ReadIndex round, echoed.
     VOTE, PRE_VOTE: `index`/`log_term` are the candidate's last entry's, `context` FORCE_VOTE in a
       transfer. PRE_VOTE and its granting answer carry the term that would be campaigned for.
+    VOTE_RESPONSE, PRE_VOTE_RESPONSE: `commit`/`log_term` are the answerer's last committed entry.
     SNAPSHOT: `snapshot`.
     PROPOSE: `entries` (terms ignored). READ_INDEX(_RESPONSE): `context`, `index` the read index.
     TRANSFER_LEADER: `context` is the target. These three requests carry term 0: they hold in any.

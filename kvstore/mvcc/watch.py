@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvstore.mvcc import watch_wire as wire
+from kvstore.mvcc.store import Event, Store
 from kvstore.mvcc.watch_index import WatchIndex
 from kvstore.mvcc.watch_stream import QUEUE_BYTES, QUEUE_RESPONSES, Watcher, WatchStream
 
@@ -40,34 +41,14 @@ PROGRESS_JITTER = 0.1
 CATCH_UP_REVISIONS = 500
 """Most revisions that one slice of `catch_up` reads; a response never holds more (WCH-23)."""
 
-CATCH_UP_FIRST_REVISIONS = 32
-"""Revisions that the first slice reads; later ones adapt to `CATCH_UP_BYTES`."""
-
 CATCH_UP_BYTES = 4 << 20
-"""Bytes of events that one slice aims to stay below."""
+"""A slice reads no further revision once it holds this many bytes of events."""
 
 CATCH_UP_RESPONSE_BYTES = 1 << 20
 """A historical response takes no further revision once it holds this many bytes."""
 
 CATCH_UP_COHORTS = 256
 """Most distinct (range, position, options) combinations served by one slice."""
-
-Event = tuple[int, bytes, bytes, int, int]
-"""(0 PUT / 1 DELETE, key, serialized KeyValue, previous main, previous sub); previous main 0 = the
-event creates the key."""
-
-
-class History(Protocol):
-    """The part of the store that watching needs."""
-
-    @property
-    def revision(self) -> int: ...
-    @property
-    def compact_revision(self) -> int: ...
-    def value_at(self, main: int, sub: int) -> bytes: ...
-    def events(
-        self, start: int, stop: int, max_revisions: int
-    ) -> list[tuple[int, list[Event]]]: ...
 
 
 class RandomFraction(Protocol):
@@ -81,7 +62,7 @@ class _Encoded:
 
     __slots__ = ("_event", "_plain", "_revision", "_store", "_with_prev")
 
-    def __init__(self, store: History, revision: int, event: Event) -> None:
+    def __init__(self, store: Store, revision: int, event: Event) -> None:
         self._store = store
         self._revision = revision
         self._event = event
@@ -103,7 +84,7 @@ class _Encoded:
         # The state at revision - 1 counts, not the age of the value found there (WCH-28).
         if prev_main == 0 or self._revision - 1 < self._store.compact_revision:
             return self.field(prev_kv=False)
-        return wire.event(kind, kv, self._store.value_at(prev_main, prev_sub))
+        return wire.event(kind, kv, self._store.value_at(prev_main, prev_sub) or None)
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +123,7 @@ class WatchHub:
 
     def __init__(
         self,
-        store: History,
+        store: Store,
         *,
         cluster_id: int,
         member_id: int,
@@ -179,7 +160,6 @@ class WatchHub:
         self._published = store.revision
         self._raft_term = 0
         self._cursor = 0
-        self._slice_revisions = CATCH_UP_FIRST_REVISIONS
         self._progress_due: dict[WatchStream, float] = {}
         self._next_progress = math.inf
 
@@ -365,9 +345,8 @@ class WatchHub:
             (w.next_revision for w in ready if w.next_revision >= self._cursor),
             default=min(w.next_revision for w in ready),
         )
-        limit = self._slice_revisions
-        batch = self._store.events(start, head + 1, limit)
-        end = batch[-1][0] if len(batch) >= limit else head
+        batch = self._store.events(start, head + 1, CATCH_UP_REVISIONS, CATCH_UP_BYTES)
+        end = batch[-1][0] if batch else head
         self._cursor = end + 1
         cohorts = _cohorts([w for w in ready if start <= w.next_revision <= end])
         self._fill(cohorts, batch)
@@ -402,14 +381,12 @@ class WatchHub:
         watcher.stream.push((self.header(0), flags), watcher.id_field)
 
     def _fill(self, cohorts: list[_Cohort], batch: list[tuple[int, list[Event]]]) -> None:
-        """Hand each event of the slice to the cohorts that want it; adapt the slice's length."""
+        """Hand each event of the slice to the cohorts that want it."""
         index: WatchIndex[_Cohort] = WatchIndex()
         for cohort in cohorts:
             index.add(cohort)
-        read_bytes = 0
         for revision, events in batch:
             for event in events:
-                read_bytes += len(event[2])
                 groups = index.groups(event[1])
                 if not groups:
                     continue
@@ -419,10 +396,6 @@ class WatchHub:
                     for cohort in group:
                         if not cohort.drop & kind_bit and revision >= cohort.next_revision:
                             cohort.add(revision, encoded.field(cohort.prev_kv))
-        if read_bytes > CATCH_UP_BYTES:
-            self._slice_revisions = max(1, self._slice_revisions // 2)
-        elif read_bytes < CATCH_UP_BYTES // 2:
-            self._slice_revisions = min(CATCH_UP_REVISIONS, self._slice_revisions * 2)
 
     def _feed(
         self, watcher: Watcher, responses: list[tuple[int, tuple[bytes, ...]]], stop: int

@@ -12,32 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvstore.mvcc.keyvalue import length_delimited, varint
+
 CREATED = b"\x18\x01"
 """WatchResponse.created = true (field 3)."""
 CANCELED = b"\x20\x01"
 """WatchResponse.canceled = true (field 4)."""
 FRAGMENT = b"\x38\x01"
 """WatchResponse.fragment = true (field 7)."""
-
-_UINT64_MASK = (1 << 64) - 1
-_ONE_BYTE = [bytes([value]) for value in range(128)]
-
-
-def varint(value: int) -> bytes:
-    """Encode an int64 or uint64; negative numbers take 10 bytes (two's complement)."""
-    if 0 <= value < 128:
-        return _ONE_BYTE[value]
-    value &= _UINT64_MASK
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _bytes_field(tag: bytes, value: bytes) -> bytes:
-    return b"".join((tag, varint(len(value)), value))
 
 
 def member_fields(cluster_id: int, member_id: int) -> bytes:
@@ -52,7 +34,7 @@ def header(member: bytes, revision: int, raft_term: int) -> bytes:
         body += b"\x18" + varint(revision)
     if raft_term:
         body += b"\x20" + varint(raft_term)
-    return _bytes_field(b"\x0a", body)
+    return length_delimited(b"\x0a", body)
 
 
 def watch_id(value: int) -> bytes:
@@ -67,7 +49,7 @@ def compact_revision(value: int) -> bytes:
 
 def cancel_reason(text: str) -> bytes:
     """Encode WatchResponse.cancel_reason (field 6), `text` not empty."""
-    return _bytes_field(b"\x32", text.encode())
+    return length_delimited(b"\x32", text.encode())
 
 
 def event(kind: int, kv: bytes, prev_kv: bytes | None) -> bytes:
@@ -82,7 +64,7 @@ def event(kind: int, kv: bytes, prev_kv: bytes | None) -> bytes:
     pieces += (b"\x12", varint(len(kv)), kv)
     if prev_kv is not None:
         pieces += (b"\x1a", varint(len(prev_kv)), prev_kv)
-    return _bytes_field(b"\x5a", b"".join(pieces))
+    return length_delimited(b"\x5a", b"".join(pieces))
 
 
 def fragments(parts: Sequence[bytes], id_size: int, limit: int) -> list[tuple[bytes, ...]]:

@@ -13,10 +13,17 @@ only when a member starts for the first time (a restart ignores the initial-* fl
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+
+from kvstore.server.urls import (
+    UrlError,
+    is_tls,
+    is_unix,
+    same_address,
+    sort_urls,
+    split_host_port,
+)
 
 DEFAULT_NAME: Final = "default"
 DEFAULT_LISTEN_PEER_URL: Final = "http://localhost:2380"
@@ -35,7 +42,6 @@ MAX_ELECTION_MS: Final = 50_000
 """Above this etcd refuses the election timeout."""
 MIN_WATCH_PROGRESS_INTERVAL_S: Final = 0.1
 """A shorter watch progress interval is raised to this."""
-MAX_PORT: Final = 65_535
 GRPC_OVERHEAD_BYTES: Final = 512 * 1024
 """What a gRPC message may be longer than ``max_request_bytes``."""
 
@@ -136,3 +142,186 @@ class Config:
     def max_receive_bytes(self) -> int:
         """Longest gRPC message accepted on the wire, bytes."""
         return self.max_request_bytes + GRPC_OVERHEAD_BYTES
+
+
+def parse_initial_cluster(text: str) -> InitialCluster:
+    """Return the members of ``name=url,name=url,...`` sorted by name, the URLs of each sorted.
+
+    A name may come several times, once for each of its URLs; empty pieces are skipped. Raises
+    `ConfigError` for a piece without a proper URL.
+    """
+    members: dict[str, list[str]] = {}
+    for piece in text.split(","):
+        if piece:
+            name, _, url = piece.partition("=")
+            members.setdefault(name.strip(), []).append(url)
+    try:
+        return tuple((name, sort_urls(urls)) for name, urls in sorted(members.items()))
+    except UrlError as error:
+        raise ConfigError(
+            f"--initial-cluster: error setting up initial cluster: {error}"
+        ) from None
+
+
+def format_initial_cluster(cluster: InitialCluster) -> str:
+    """Return the ``name=url,...`` form of ``cluster``."""
+    return ",".join(f"{name}={url}" for name, urls in cluster for url in urls)
+
+
+def verify(config: Config) -> None:
+    """Raise `ConfigError` at the first rule that ``config`` breaks; nothing on disk is looked at."""
+    _verify_timing(config)
+    _verify_numbers(config)
+    _verify_listen_urls("--listen-peer-urls", config.listen_peer_urls)
+    _verify_listen_urls("--listen-client-urls", config.listen_client_urls)
+    _verify_disjoint(config)
+    _verify_advertised("--initial-advertise-peer-urls", config.initial_advertise_peer_urls)
+    _verify_advertised("--advertise-client-urls", config.advertise_client_urls)
+    _verify_peer_schemes("--initial-advertise-peer-urls", config.initial_advertise_peer_urls)
+    for _, urls in config.initial_cluster:
+        _verify_peer_schemes("--initial-cluster", urls)
+    _verify_log_outputs(config.log_outputs)
+    if not config.data_dir:
+        raise ConfigError("--data-dir must not be empty")
+
+
+def verify_bootstrap(config: Config) -> None:
+    """Raise `ConfigError` if ``config`` cannot start a member that has no data yet.
+
+    Rules and texts are etcd's: the initial cluster names this member, no URL twice, and its URLs
+    there are the ones it advertises (by address, so that a name and its IP agree). May block on the
+    resolver. A member that has data ignores the initial-* flags and must not be asked.
+    """
+    cluster = dict(config.initial_cluster)
+    if config.name not in cluster:
+        raise ConfigError(
+            f'couldn\'t find local name "{config.name}" in the initial cluster configuration '
+            f"(--name, --initial-cluster)"
+        )
+    text = format_initial_cluster(config.initial_cluster)
+    urls = [url for member in cluster.values() for url in member]
+    if len(set(urls)) != len(urls):
+        raise ConfigError(f"--initial-cluster: initial cluster {text} has duplicate url")
+    _verify_advertised_matches(config, cluster[config.name])
+
+
+def _verify_advertised_matches(config: Config, listed: tuple[str, ...]) -> None:
+    advertised = config.initial_advertise_peer_urls
+    for url in listed:
+        if not any(same_address(url, other) for other in advertised):
+            raise ConfigError(
+                f"--initial-cluster has {config.name}={url} but missing from "
+                f"--initial-advertise-peer-urls={','.join(advertised)}"
+            )
+    for url in advertised:
+        if not any(same_address(url, other) for other in listed):
+            raise ConfigError(
+                f"--initial-advertise-peer-urls has {url} but missing from "
+                f"--initial-cluster={format_initial_cluster(((config.name, listed),))}"
+            )
+
+
+def _verify_timing(config: Config) -> None:
+    heartbeat, election = config.heartbeat_ms, config.election_ms
+    if heartbeat <= 0:
+        raise ConfigError(f"--heartbeat-interval must be >0 (set to {heartbeat}ms)")
+    if election <= 0:
+        raise ConfigError(f"--election-timeout must be >0 (set to {election}ms)")
+    if MIN_ELECTION_HEARTBEATS * heartbeat > election:
+        raise ConfigError(
+            f"--election-timeout[{election}ms] should be at least as "
+            f"{MIN_ELECTION_HEARTBEATS} times as --heartbeat-interval[{heartbeat}ms]"
+        )
+    if election > MAX_ELECTION_MS:
+        raise ConfigError(
+            f"--election-timeout[{election}ms] is too long, "
+            f"and should be set less than {MAX_ELECTION_MS}ms"
+        )
+
+
+def _verify_numbers(config: Config) -> None:
+    """Refuse the numbers that flags can carry but that mean nothing (mostly below zero)."""
+    rules: tuple[tuple[str, bool, float], ...] = (
+        ("--snapshot-count must be >0", config.snapshot_count > 0, config.snapshot_count),
+        ("--max-concurrent-streams must be >0", config.max_concurrent_streams > 0, 0),
+        ("--max-learners must be >=0", config.max_learners >= 0, config.max_learners),
+        ("--backend-batch-limit must be >=0", config.backend_batch_limit > 0,
+         config.backend_batch_limit),
+        ("--backend-batch-interval must be >=0", config.backend_batch_interval_s > 0,
+         config.backend_batch_interval_s),
+        ("--compaction-batch-limit must be >=0", config.compaction_batch_limit > 0,
+         config.compaction_batch_limit),
+        ("--compaction-sleep-interval must be >=0", config.compaction_sleep_s > 0,
+         config.compaction_sleep_s),
+        ("--watch-progress-notify-interval must be >=0", config.watch_progress_interval_s > 0,
+         config.watch_progress_interval_s),
+    )  # fmt: skip
+    for text, holds, value in rules:
+        if not holds:
+            raise ConfigError(f"{text} (set to {value:g})")
+
+
+def _verify_listen_urls(flag: str, urls: tuple[str, ...]) -> None:
+    if not urls:
+        raise ConfigError(f"{flag} must not be empty")
+    if len(set(urls)) != len(urls):
+        raise ConfigError(f"{flag} has duplicate url: {','.join(urls)}")
+    for url in urls:
+        if is_unix(url):
+            raise ConfigError(f"{flag}: unix sockets are not implemented yet in this server ({url})")
+        host, port = split_host_port(url)
+        if not _is_bindable(host):
+            raise ConfigError(f"{flag}: expected IP in URL for binding ({url})")
+        if is_tls(url):
+            raise ConfigError(
+                f"{flag}: cannot listen on TLS for {host}:{port}: "
+                f"TLS is not implemented yet in this server"
+            )
+
+
+def _is_bindable(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _verify_disjoint(config: Config) -> None:
+    shared = set(config.listen_peer_urls).intersection(config.listen_client_urls)
+    if shared:
+        raise ConfigError(
+            f"--listen-client-urls and --listen-peer-urls have duplicate url: {min(shared)}"
+        )
+
+
+def _verify_advertised(flag: str, urls: tuple[str, ...]) -> None:
+    joined = ",".join(urls)
+    if not urls:
+        raise ConfigError(f"{flag} must not be empty")
+    if len(set(urls)) != len(urls):
+        raise ConfigError(f"{flag} has duplicate url: {joined}")
+    for url in urls:
+        if not is_unix(url) and not split_host_port(url)[0]:
+            raise ConfigError(f'{flag} "{joined}" must be "host:port" (unexpected empty host ({url}))')
+
+
+def _verify_peer_schemes(flag: str, urls: tuple[str, ...]) -> None:
+    for url in urls:
+        if is_tls(url) or is_unix(url):
+            raise ConfigError(
+                f"{flag}: peers are reached by http only, other schemes are not implemented yet "
+                f"in this server ({url})"
+            )
+
+
+def _verify_log_outputs(outputs: tuple[str, ...]) -> None:
+    if len(outputs) > 1 and "default" in outputs:
+        raise ConfigError('--log-outputs: multi logoutput for "default" is not supported yet')
+    for output in outputs:
+        if not output:
+            raise ConfigError('--log-outputs: couldn\'t open sink ""')
+        if output == "systemd/journal":
+            raise ConfigError(f"--log-outputs: {output} is not implemented yet in this server")

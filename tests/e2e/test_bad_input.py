@@ -70,7 +70,7 @@ def refused(code: grpc.StatusCode, text: str) -> Iterator[None]:
     assert (error.code(), error.details()) == (code, text)
 
 
-# -- requests the API refuses -----------------------------------------------------------------------
+# -- requests the API refuses ----------------------------------------------------------------------
 
 
 def test_empty_key_is_refused_everywhere(cluster: Cluster) -> None:
@@ -142,7 +142,7 @@ def test_unknown_protobuf_fields_are_ignored(cluster: Cluster) -> None:
     assert cluster.client(1).get(b"unknown-field").kvs[0].value == b"x"
 
 
-# -- bytes that are no message ----------------------------------------------------------------------
+# -- bytes that are no message ---------------------------------------------------------------------
 
 BROKEN_MESSAGES = {
     "truncated length": b"\x0a",
@@ -216,7 +216,7 @@ def test_wrong_grpc_framing_ends_the_call_alone(cluster: Cluster, framed: bytes)
     assert cluster.client(0).get(b"framing").count == 0
 
 
-# -- bytes that are no HTTP -------------------------------------------------------------------------
+# -- bytes that are no HTTP ------------------------------------------------------------------------
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + struct.pack(">IBI", 4, 0, 0)
 NOISE = random.Random(7).randbytes(4096)
@@ -276,7 +276,7 @@ def test_many_connections_that_say_nothing(cluster: Cluster) -> None:
             connection.close()
 
 
-# -- the peer port ----------------------------------------------------------------------------------
+# -- the peer port ---------------------------------------------------------------------------------
 
 PEER_PORT_GARBAGE = {
     "random bytes": NOISE,
@@ -319,7 +319,7 @@ def test_peer_of_another_cluster_is_turned_away(cluster: Cluster, tmp_path: Path
         assert len(cluster.client(0).member_list().members) == 3
 
 
-# -- data directories -------------------------------------------------------------------------------
+# -- data directories ------------------------------------------------------------------------------
 
 
 def test_bootstrap_flags_are_ignored_over_existing_data(tmp_path: Path) -> None:

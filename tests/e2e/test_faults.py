@@ -197,9 +197,9 @@ def test_stopping_the_leader_hands_leadership_over(tmp_path: Path) -> None:
             async with Load(cluster) as load:
                 await load.more(100, "writes before the stop")
                 leader = cluster.leader()
-                cluster.members[leader].process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+                cluster.signal(leader, signal.SIGTERM)
                 await reached(
-                    lambda: cluster._find_leader() not in (None, leader + 1),
+                    lambda: cluster.leader_now() not in (None, leader + 1),
                     "another member leads without an election time-out",
                     SLOW_ELECTION_SECONDS / 2,
                 )

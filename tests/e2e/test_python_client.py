@@ -97,9 +97,9 @@ def test_transactions_take_one_branch(cluster: Cluster) -> None:
             "failure": [do.put(b"aetcd/t", b"3"), do.get(b"aetcd/t")],
         }
         succeeded, answers = await client.transaction(**request)
-        assert succeeded and answers[1][0][0] == b"2"
+        assert (succeeded, answers[1][0][0]) == (True, b"2")
         succeeded, answers = await client.transaction(**request)
-        assert not succeeded and answers[1][0][0] == b"3"
+        assert (succeeded, answers[1][0][0]) == (False, b"3")
 
     with_aetcd(cluster, story)
 

@@ -209,7 +209,7 @@ class Cluster:
 
     def flush(self, member: int) -> None:
         m = self.members[member]
-        if m.raft is not None:
+        if m.raft is not None and not m.raft.log.snapshot_pending:
             m.flushed = m.raft.applied_index
 
     def compact(self, member: int, distance: int) -> None:

@@ -88,7 +88,7 @@ def run_schedule(seed: int, steps: int) -> Cluster:
     reconfigure = spares > 0 or random.random() < 0.5
     for _ in range(steps):
         step(cluster, random, reconfigure=reconfigure)
-        if len(cluster.network) > 300:
-            del cluster.network[:100]
+        while len(cluster.network) > 300:
+            cluster.drop(0)
     cluster.assert_progress()
     return cluster

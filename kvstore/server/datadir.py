@@ -1,0 +1,189 @@
+"""The data directory: its layout, its lock, and how a member finds its state in it again.
+
+Layout, as etcd's: ``<data-dir>/member/wal`` (or ``--wal-dir``) and ``<data-dir>/member/snap/db``.
+
+The WAL is made last at a first start and its creation is atomic, so its presence means that
+everything else is complete; a first start that was cut short simply begins again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvstore.membership.cluster import Cluster
+from kvstore.membership.ids import compute_member_id
+from kvstore.node.member import load_applied, store_applied
+from kvstore.server.config import Config
+from kvstore.storage.errors import StorageError
+from kvstore.storage.lmdb_backend import LmdbBackend
+from kvstore.storage.snapshot_file import SnapshotDirectory
+from kvstore.storage.wal import Recovered, Wal
+from raft import ConfState, SnapshotMeta
+
+log = logging.getLogger("server")
+
+FORMAT_VERSION = 1
+"""Version of everything in a data directory; a newer one is refused."""
+
+
+class DataDirError(Exception):
+    """The data directory cannot be used; the text names it and says why."""
+
+
+@dataclass(slots=True)
+class State:
+    """What a member starts from."""
+
+    member_id: int
+    cluster: Cluster
+    backend: LmdbBackend
+    snapshots: SnapshotDirectory
+    wal: Wal
+    recovered: Recovered
+    applied: SnapshotMeta
+    fresh: bool
+
+
+def lock(data_dir: Path) -> int:
+    """Create the directory and take its lock; return the open descriptor that holds it."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataDirError(f"cannot write to data directory {data_dir}: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise DataDirError(
+                f"data directory {data_dir} is in use by another process"
+            ) from error
+        raise DataDirError(f"cannot lock data directory {data_dir}: {error}") from error
+    return descriptor
+
+
+def position_of(path: Path) -> SnapshotMeta:
+    """Read the position of a backend file that nobody else has open."""
+    backend = LmdbBackend(str(path))
+    try:
+        applied = load_applied(backend)
+    finally:
+        backend.close()
+    if applied is None:
+        raise StorageError(f"{path} has no position in the log")
+    return applied
+
+
+def open_state(config: Config) -> State:
+    """Open what is there, or make the state of a new member.
+
+    Raises:
+        DataDirError, StorageError: with a text that names the directory or file.
+    """
+    root = Path(config.data_dir) / "member"
+    wal_dir = Path(config.wal_dir) if config.wal_dir else root / "wal"
+    snap_dir = root / "snap"
+    try:
+        snap_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if Wal.exists(str(wal_dir)):
+            return _reopen(config, wal_dir, snap_dir)
+        return _bootstrap(config, wal_dir, snap_dir)
+    except OSError as error:
+        raise DataDirError(f"data directory {config.data_dir}: {error}") from error
+
+
+def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
+    if config.initial_cluster_state != "new":
+        raise DataDirError(
+            "--initial-cluster-state=existing: joining a running cluster is not implemented yet"
+            " in this server"
+        )
+    initial = dict(config.initial_cluster)
+    if config.name not in initial:
+        raise DataDirError(f"--initial-cluster has no member named {config.name!r} (--name)")
+    for name in os.listdir(snap_dir):
+        os.unlink(snap_dir / name)
+    snapshots = SnapshotDirectory(str(snap_dir))
+    backend = LmdbBackend(str(snap_dir / "db"))
+    cluster = Cluster.bootstrap(backend, initial, config.initial_cluster_token)
+    member_id = compute_member_id(initial[config.name], config.initial_cluster_token)
+    applied = SnapshotMeta(0, 0, ConfState(voters=tuple(sorted(cluster.members))))
+    store_applied(backend, applied)
+    backend.commit()
+    metadata = {
+        "version": FORMAT_VERSION,
+        "member_id": member_id,
+        "cluster_id": cluster.cluster_id,
+    }
+    Wal.create(str(wal_dir), json.dumps(metadata).encode()).close()
+    wal, recovered = Wal.open(str(wal_dir))
+    return State(member_id, cluster, backend, snapshots, wal, recovered, applied, True)
+
+
+def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:
+    wal, recovered = Wal.open(str(wal_dir))
+    for note in recovered.notes:
+        log.warning("%s", note)
+    metadata = _metadata(wal_dir, recovered.metadata)
+    path = snap_dir / "db"
+    if not path.exists():
+        raise DataDirError(f"{path} is missing, although the log in {wal_dir} belongs to it")
+    snapshots = SnapshotDirectory(str(snap_dir))
+    backend = LmdbBackend(str(path))
+    applied = load_applied(backend)
+    if recovered.snapshot.index > (applied.index if applied else 0):
+        # Killed between the log's record of a received snapshot and its installation.
+        pending = snapshots.find(recovered.snapshot.index)
+        if pending is not None:
+            backend.replace(pending)
+            applied = load_applied(backend)
+    cluster = Cluster.load(backend)
+    if applied is None or cluster is None:
+        raise DataDirError(f"{path} is not a backend of this server")
+    last = recovered.snapshot.index + len(recovered.entries)
+    if applied.index < recovered.snapshot.index or applied.index > last:
+        raise DataDirError(
+            f"{path} is at log index {applied.index}, outside of the log in {wal_dir}"
+            f" ({recovered.snapshot.index} to {last}): one of the two was replaced or lost"
+        )
+    member_id = metadata["member_id"]
+    if metadata["cluster_id"] != cluster.cluster_id:
+        raise DataDirError(f"{path} is of another cluster than the log in {wal_dir}")
+    _check_owner(config, cluster, member_id)
+    return State(member_id, cluster, backend, snapshots, wal, recovered, applied, False)
+
+
+def _metadata(wal_dir: Path, raw: bytes) -> dict[str, int]:
+    try:
+        metadata: dict[str, int] = json.loads(raw)
+        version = metadata["version"]
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{wal_dir}: the log's metadata are not of this server") from None
+    if version > FORMAT_VERSION:
+        raise DataDirError(
+            f"data directory {wal_dir.parent.parent} has format version {version}; this server"
+            f" reads up to {FORMAT_VERSION}: start it with the newer version that wrote it"
+        )
+    return metadata
+
+
+def _check_owner(config: Config, cluster: Cluster, member_id: int) -> None:
+    """Refuse to start on the data of another member of the cluster."""
+    owner = cluster.members.get(member_id)
+    if owner is None:
+        raise DataDirError(
+            f"member {member_id:x}, whose data {config.data_dir} holds, was removed"
+        )
+    for other in cluster.members.values():
+        if other.id != member_id and other.name and other.name == config.name:
+            raise DataDirError(
+                f"data directory {config.data_dir} belongs to member {owner.name!r}"
+                f" ({member_id:x}), but --name={config.name} is member {other.id:x}"
+            )

@@ -1,0 +1,441 @@
+"""The server process: joins the member core with sockets, files, threads and the clock.
+
+asyncio lives here and in ``rpc`` and ``peer``. One event loop runs everything but three things that
+would block it: the log's writes (`WalWriter`'s thread), the backend's commits and copies (one
+thread), and what h2corn does in its own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kvstore.apply.applier import Applier
+from kvstore.errors import EtcdError
+from kvstore.lease.lessor import Lessor
+from kvstore.mvcc.store import Store
+from kvstore.mvcc.watch import WatchHub
+from kvstore.node.member import Limits, Member
+from kvstore.node.request import Kind, first_request_id
+from kvstore.peer.transport import PeerTransport, SnapshotReader
+from kvstore.rpc.core import Core
+from kvstore.rpc.lease import LeaseService
+from kvstore.rpc.listener import Listener
+from kvstore.rpc.watch import LeaderGuard
+from kvstore.server import datadir
+from kvstore.server.app import build_app
+from kvstore.server.config import Config, ConfigError
+from kvstore.server.log import setup_logging
+from kvstore.server.metrics import ServerMetrics
+from kvstore.storage.errors import StorageError
+from kvstore.storage.wal_writer import WalWriter
+from kvstore.version import CLUSTER_VERSION
+from raft import Config as RaftConfig
+from raft import Message, Raft, SnapshotMeta
+
+log = logging.getLogger("server")
+
+GC_THRESHOLD = 50_000
+"""Container allocations before a young collection: the hot paths make few cycles."""
+GIL_SWITCH_S = 0.0005
+"""How long a thread may hold the interpreter against another: bounds what the log's thread waits
+for the loop after an fsync (the default, 5 ms, is ten fsyncs)."""
+CATCH_UP_S = 0.1
+"""Pause between two slices of watch catch-up when nothing is left to do at once (WCH-49)."""
+STOP_TIMEOUT_S = 5.0
+"""Longest graceful stop."""
+FATAL_EXIT = 1
+
+
+class Server:
+    """One running member."""
+
+    def __init__(self, config: Config, state: datadir.State) -> None:
+        self.config = config
+        self.state = state
+        self.loop = asyncio.get_running_loop()
+        self.stopping = asyncio.Event()
+        self.exit_code = 0
+        self.random = random.Random()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listeners: list[Listener] = []
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="backend")
+        self._build()
+
+    # Assembly.
+
+    def _build(self) -> None:
+        config, state = self.config, self.state
+        election_s = config.election_ms / 1000
+        min_ttl = -(-3 * config.election_ms // 2000)
+        self.metrics = ServerMetrics(self)
+        self.store = Store(state.backend)
+        self.lessor = Lessor(state.backend, min_ttl=min_ttl)
+        self._restore_leases()
+        self.hub = WatchHub(
+            self.store,
+            cluster_id=state.cluster.cluster_id,
+            member_id=state.member_id,
+            max_request_bytes=config.max_request_bytes,
+            progress_interval=config.watch_progress_interval_s,
+            random=self.random,
+        )
+        applier = Applier(self.store, self.lessor, state.cluster)
+        self.wal_writer = WalWriter(
+            state.wal,
+            on_done=self._persisted,
+            on_error=self._fatal,
+            call_soon=self.loop.call_soon_threadsafe,
+            metrics=self.metrics.observe_wal,
+        )
+        self.transport = PeerTransport(self, state.cluster.cluster_id, state.member_id)
+        recovered = state.recovered
+        raft = Raft(
+            RaftConfig(
+                id=state.member_id,
+                election_tick=config.election_ticks,
+                heartbeat_tick=1,
+                pre_vote=config.pre_vote,
+            ),
+            hard_state=recovered.hard_state,
+            snapshot=SnapshotMeta(
+                recovered.snapshot.index, recovered.snapshot.term, state.applied.conf_state
+            ),
+            entries=recovered.entries,
+            applied=state.applied.index,
+            random=self.random,
+        )
+        self.member = Member(
+            raft,
+            applier,
+            state.backend,
+            applied=state.applied,
+            snapshot_index=recovered.snapshot.index,
+            log_writer=self.wal_writer,
+            network=self.transport,
+            snapshots=self,
+            schedule=self.loop.call_soon,
+            first_request_id=first_request_id(state.member_id, int(time.time() * 1000)),
+            limits=Limits(
+                max_request_bytes=config.max_request_bytes,
+                request_timeout_s=5.0 + 2 * election_s,
+                snapshot_count=config.snapshot_count,
+                snapshot_catchup_entries=config.snapshot_catchup_entries,
+                election_s=election_s,
+            ),
+            now=self.loop.time(),
+        )
+        member, hub = self.member, self.hub
+        self.store.on_events = lambda revision, events: hub.publish(
+            revision, events, member.applied_term
+        )
+        member.on_leader = self._leader_changed
+        self.core = Core(
+            member=member,
+            store=self.store,
+            lessor=self.lessor,
+            hub=hub,
+            cluster=state.cluster,
+            peer_call=self.transport.call,
+            loop=self.loop,
+            random=self.random,
+            max_txn_ops=config.max_txn_ops,
+            request_timeout_s=5.0 + 2 * election_s,
+            election_s=election_s,
+        )
+        self.guard = LeaderGuard()
+        self.leases = LeaseService(self.core, self.guard)
+
+    def _restore_leases(self) -> None:
+        dangling = self.lessor.restore(self.store.take_attachments())
+        if dangling:
+            log.warning("keys with an unknown lease", extra={"count": len(dangling)})
+
+    # Life.
+
+    async def start(self) -> None:
+        """Open the peer port, join the cluster, publish this member, then serve clients."""
+        await self.transport.listen(self.config.listen_peer_urls)
+        self.transport.set_peers(
+            {info.id: info.peer_urls for info in self.state.cluster.members.values()}
+        )
+        if self.config.initial_election_tick_advance and len(self.state.cluster.members) == 1:
+            # Nobody else can lead: no need to wait for an election time-out.
+            self.member.raft.campaign()
+            self.member.wake()
+        self._spawn(self._tick_forever())
+        self._spawn(self._commit_forever())
+        self._spawn(self._catch_up_forever())
+        self._spawn(self._compact_forever())
+        await self._publish()
+        app = build_app(self)
+        for url in self.config.listen_client_urls:
+            listener = Listener.for_url(app, url, self.config.max_concurrent_streams)
+            await listener.start()
+            self._listeners.append(listener)
+            log.info("serving client traffic", extra={"address": url})
+        gc.collect()
+        gc.freeze()
+
+    async def _publish(self) -> None:
+        """Announce name and client URLs through the log; without it a member does not serve."""
+        record = {
+            "id": self.state.member_id,
+            "name": self.config.name,
+            "client_urls": self.config.advertise_client_urls,
+        }
+        while True:
+            try:
+                await self.core.propose(Kind.PUBLISH, json.dumps(record).encode())
+            except EtcdError as error:
+                log.warning("could not publish this member yet: %s", error.message)
+                await asyncio.sleep(self.core.election_s / 2)
+                continue
+            log.info("published this member", extra={"member_name": self.config.name})
+            return
+
+    async def stop(self) -> None:
+        """Hand leadership over, end streams, make the backend durable, close everything."""
+        await self._hand_over()
+        self.member.stop()
+        await asyncio.gather(*(listener.stop(STOP_TIMEOUT_S) for listener in self._listeners))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.transport.close()
+        await self.loop.run_in_executor(None, self.wal_writer.close)
+        await self._commit()
+        self._disk.shutdown()
+        self.state.backend.close()
+
+    async def _hand_over(self) -> None:
+        """Give leadership to a voter that is up to date (MNT-30)."""
+        raft = self.member.raft
+        if not self.member.is_leader:
+            return
+        candidates = [
+            (progress.match, peer)
+            for peer in raft.conf_state.voters
+            if peer in self.transport.stats.connected
+            and (progress := raft.progress(peer)) is not None
+        ]
+        if not candidates:
+            return
+        target = max(candidates)[1]
+        with contextlib.suppress(Exception):
+            self.member.transfer_leadership(target)
+        deadline = self.loop.time() + self.core.election_s
+        while self.member.is_leader and self.loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        log.info("handed leadership over", extra={"to": f"{target:x}"})
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(self._guarded(work))
+        self._tasks.append(task)
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """A background task that fails must not fail silently."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._fatal(error)
+
+    def _fatal(self, error: BaseException) -> None:
+        """End the process at once: after a failed write or a broken invariant nothing is safe."""
+        log.critical("fatal: %s", error, exc_info=error)
+        logging.shutdown()
+        os._exit(FATAL_EXIT)
+
+    # Background work.
+
+    async def _tick_forever(self) -> None:
+        interval, loop = self.config.heartbeat_s, self.loop
+        due = loop.time() + interval
+        leaderless_since = loop.time()
+        while True:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            now = loop.time()
+            # After a stall the missed ticks are dropped, as a paused member would have it.
+            due = max(due + interval, now + interval / 2)
+            self.member.tick(now)
+            self.member.expire_leases()
+            self.hub.tick(now)
+            if self.member.raft.leader:
+                leaderless_since = now
+            elif now - leaderless_since > 3 * self.core.election_s:
+                self.guard.leaderless()
+            self._set_cluster_version()
+
+    def _set_cluster_version(self) -> None:
+        if self.member.is_leader and self.state.cluster.version != CLUSTER_VERSION:
+            self.member.propose_as_leader(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode())
+
+    async def _commit_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.backend_batch_interval_s)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        commit = self.member.begin_commit()
+        if commit is None:
+            return
+        started = time.perf_counter()
+        await self.loop.run_in_executor(self._disk, commit)
+        self.metrics.observe_commit(time.perf_counter() - started)
+        self.member.end_commit()
+
+    async def _catch_up_forever(self) -> None:
+        while True:
+            more = self.hub.catch_up()
+            await asyncio.sleep(0 if more else CATCH_UP_S)
+
+    async def _compact_forever(self) -> None:
+        config = self.config
+        while True:
+            self.member.compact_step(config.compaction_batch_limit)
+            await asyncio.sleep(config.compaction_sleep_s)
+
+    # What the transport tells (PeerHandler).
+
+    def receive(self, message: Message) -> None:
+        self.member.receive(message)
+
+    def unreachable(self, peer: int) -> None:
+        self.member.unreachable(peer)
+
+    def snapshot_sent(self, peer: int, ok: bool) -> None:
+        self.member.snapshot_sent(peer, ok)
+
+    def knows(self, peer: int) -> bool:
+        return peer in self.state.cluster.members
+
+    async def handle_call(self, method: int, payload: bytes) -> bytes:
+        return await self.leases.handle_call(method, payload)
+
+    async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None:
+        """Store an incoming snapshot, verify it, and hand its message to Raft."""
+        assert message.snapshot is not None
+        incoming = self.state.snapshots.receive(message.snapshot.index)
+        try:
+            while chunk := await chunks.read():
+                await self.loop.run_in_executor(None, incoming.write, chunk)
+            digest = await chunks.digest()
+            await self.loop.run_in_executor(None, incoming.finish, digest)
+        except BaseException:
+            incoming.abort()
+            raise
+        self.member.receive(message)
+
+    # What the member core wants done (LogWriter's report, Snapshots).
+
+    def _persisted(self, token: int) -> None:
+        self.member.persisted(token)
+
+    def send(self, message: Message) -> None:
+        """Make a copy of the backend and stream it."""
+        self._spawn(self._send_snapshot(message))
+
+    async def _send_snapshot(self, message: Message) -> None:
+        path = Path(self.state.snapshots.outgoing(message.to))
+        try:
+            await self._commit()
+            # On the backend's thread, so that no commit comes between the copy and its position.
+            meta = await self.loop.run_in_executor(self._disk, self._copy, path)
+        except OSError as error:
+            log.error("could not make a snapshot: %s", error)
+            path.unlink(missing_ok=True)
+            self.member.snapshot_sent(message.to, False)
+            return
+        message.snapshot = meta
+        log.info(
+            "sending a snapshot",
+            extra={"to": f"{message.to:x}", "index": meta.index, "bytes": path.stat().st_size},
+        )
+        self.transport.send_snapshot(message, path)
+
+    def _copy(self, path: Path) -> SnapshotMeta:
+        self.state.backend.copy_to(str(path))
+        return datadir.position_of(path)
+
+    def install(self, meta: SnapshotMeta) -> None:
+        """Put a received snapshot in the place of the state (Snapshots)."""
+        path = self.state.snapshots.find(meta.index)
+        if path is None:
+            raise StorageError(f"the snapshot at index {meta.index} was received but is not there")
+        # Waits for a commit under way: it must not end up in the new backend.
+        self._disk.submit(lambda: None).result()
+        self.state.backend.replace(path)
+        self.store.restore()
+        self._restore_leases()
+        self.state.cluster.restore(self.state.backend)
+        self.hub.restored()
+
+    def _leader_changed(self) -> None:
+        raft = self.member.raft
+        log.info(
+            "raft state changed",
+            extra={"leader": f"{raft.leader:x}", "role": raft.role.value, "term": raft.term},
+        )
+
+
+async def _serve(config: Config, state: datadir.State) -> int:
+    server = Server(config, state)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, server.stopping.set)
+    starting = asyncio.ensure_future(server.start())
+    stopping = asyncio.ensure_future(server.stopping.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if starting.done():
+            starting.result()
+            await stopping
+        else:
+            starting.cancel()
+    except OSError as error:
+        log.critical("%s", error)
+        server.exit_code = FATAL_EXIT
+    log.info("stopping")
+    await server.stop()
+    return server.exit_code
+
+
+def run(config: Config) -> int:
+    """Run a member until it is told to stop; return the process's exit code."""
+    setup_logging(config)
+    sys.setswitchinterval(GIL_SWITCH_S)
+    gc.set_threshold(GC_THRESHOLD, 20, 100)
+    try:
+        descriptor = datadir.lock(Path(config.data_dir))
+        state = datadir.open_state(config)
+    except (datadir.DataDirError, StorageError, ConfigError) as error:
+        log.critical("%s", error)
+        return FATAL_EXIT
+    log.info(
+        "starting",
+        extra={
+            "member_id": f"{state.member_id:x}",
+            "cluster_id": f"{state.cluster.cluster_id:x}",
+            "fresh": state.fresh,
+            "applied_index": state.applied.index,
+        },
+    )
+    try:
+        return asyncio.run(_serve(config, state))
+    finally:
+        os.close(descriptor)
+
+
