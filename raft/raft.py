@@ -13,24 +13,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raft import confchange, election, replication
+from raft import confchange, election, proposal, read_only, replication
 from raft.confchange import ConfChange, ConfChangeError
 from raft.log import Log
 from raft.read_only import ForwardedReads, ReadOnly
 from raft.tracker import Progress, Tracker
 from raft.types import (
-    CONF_CHANGE,
-    ENTRY_OVERHEAD,
     MAX_COMMITTED_BYTES,
-    NORMAL,
     Config,
     ConfState,
-    DropReason,
     Entry,
     HardState,
     Message,
     MessageKind,
-    ProposalDropped,
     ReadIndexDropped,
     Ready,
     Role,
@@ -207,57 +202,13 @@ class Raft:
     def propose(self, datas: Sequence[bytes]) -> None:
         """Append `datas` as NORMAL entries, in order and all or none; a follower forwards them to
         the leader, which may still drop them. Raises ProposalDropped."""
-        self._check_proposable()
-        if self.role is Role.LEADER:
-            self._propose(datas)
-            return
-        size = sum(map(len, datas)) + ENTRY_OVERHEAD * len(datas)
-        if not self.forwarded_entries:
-            self.forwarded_bytes = 0
-        elif self.forwarded_bytes + size > self.config.max_uncommitted_bytes:
-            raise ProposalDropped(DropReason.UNCOMMITTED_LIMIT)
-        self.forwarded_bytes += size
-        self.forwarded_entries.extend([(0, NORMAL, data) for data in datas])
-
-    def _check_proposable(self) -> None:
-        if not self.leader:
-            raise ProposalDropped(DropReason.NO_LEADER)
-        if self.transferee:
-            raise ProposalDropped(DropReason.TRANSFERRING)
-
-    def _propose(self, datas: Sequence[bytes]) -> None:
-        log = self.log
-        if log.last_index > log.commit_index:
-            size = sum(map(len, datas)) + ENTRY_OVERHEAD * len(datas)
-            if log.uncommitted_bytes() + size > self.config.max_uncommitted_bytes:
-                raise ProposalDropped(DropReason.UNCOMMITTED_LIMIT)
-        term = self.term
-        log.append([(term, NORMAL, data) for data in datas])
-        self.appends_due = True
+        proposal.propose(self, datas)
 
     def propose_conf_change(self, change: ConfChange) -> None:
         """Append a conf change, or forward it to the leader, which may still drop it. One at a
         time, and only once the leader has committed an entry of its own term. Raises
         ProposalDropped, or ValueError as `confchange.encode` does."""
-        self._check_proposable()
-        data = confchange.encode(change)
-        if self.role is Role.LEADER:
-            self._propose_conf_change(change, data)
-        else:
-            entries = ((0, CONF_CHANGE, data),)
-            self.messages.append(
-                Message(MessageKind.PROPOSE, self.leader, self.id, entries=entries)
-            )
-
-    def _propose_conf_change(self, change: ConfChange, data: bytes) -> None:
-        log = self.log
-        if log.applied_index < self.pending_conf_index or log.commit_index < self.term_start:
-            raise ProposalDropped(DropReason.CONF_CHANGE_PENDING)
-        try:
-            confchange.changed(self.tracker.conf, change)
-        except ConfChangeError as error:
-            raise ProposalDropped(DropReason.CONF_CHANGE_INVALID, str(error)) from error
-        replication.append_conf_change(self, data)
+        proposal.propose_conf_change(self, change)
 
     def apply_conf_change(self, change: ConfChange) -> ConfState:
         """A committed conf change is being applied (call `applied_to` for its entry next).
@@ -277,7 +228,7 @@ class Raft:
                 self.transferee = 0
             # The quorum may have shrunk.
             replication.maybe_commit(self, self.log.last_index)
-            replication.confirm_reads(self)
+            read_only.confirm_reads(self)
             self.appends_due = True
         return conf
 
@@ -345,7 +296,7 @@ class Raft:
             or self.forwarded_entries
             or self.leader != self._emitted_leader
             or self.role is not self._emitted_role
-            or replication.joint_leave_due(self)
+            or proposal.joint_leave_due(self)
         )
 
     def _must_save_state(self) -> bool:
@@ -360,14 +311,17 @@ class Raft:
         """Take all effects that are due. See `Ready` for what to do with them."""
         log = self.log
         if self.role is Role.LEADER:
-            if self.tracker.conf.auto_leave and replication.joint_leave_due(self):
-                replication.append_conf_change(self, confchange.encode(ConfChange()))
+            if self.tracker.conf.auto_leave and proposal.joint_leave_due(self):
+                proposal.leave_joint(self)
             if self.read_only.pending and log.commit_index >= self.term_start:
                 replication.start_read_round(self)
             if self.appends_due:
                 replication.send_appends(self)
         else:
-            self._forward()
+            if self.forwarded_reads.waiting:
+                read_only.forward_reads(self)
+            if self.forwarded_entries:
+                proposal.forward(self)
         out = Ready()
         if log.has_unsaved or self._must_save_state():
             self._hand_out_batch(out)
@@ -396,65 +350,11 @@ class Raft:
         out.snapshot, self.pending_snapshot = self.pending_snapshot, None
         out.first_index, out.entries = self.log.take_unsaved(self._token, hard_state)
 
-    def _forward(self) -> None:
-        """A follower passes on what was proposed and asked for here."""
-        if self.forwarded_reads.waiting:
-            self.messages.append(
-                Message(
-                    MessageKind.READ_INDEX,
-                    self.leader,
-                    self.id,
-                    context=self.forwarded_reads.send(),
-                )
-            )
-        entries = self.forwarded_entries
-        if entries:
-            self.forwarded_entries = []
-            start = size = 0
-            for stop, entry in enumerate(entries):
-                cost = len(entry[2]) + ENTRY_OVERHEAD
-                if stop > start and size + cost > self.config.max_message_bytes:
-                    self._forward_entries(entries[start:stop])
-                    start, size = stop, 0
-                size += cost
-            self._forward_entries(entries[start:])
 
-    def _forward_entries(self, entries: list[Entry]) -> None:
-        self.messages.append(Message(MessageKind.PROPOSE, self.leader, self.id, entries=entries))
-
-
-# -- messages that hold in any term --------------------------------------------------------------
-
-
-def _handle_propose(r: Raft, m: Message) -> None:
-    """A member of the configuration forwards proposals; what is refused is dropped, and the
-    member that proposed finds out by waiting."""
-    if r.role is not Role.LEADER or m.from_ not in r.tracker.progress or r.transferee:
-        return
-    try:
-        if all(entry[1] == NORMAL for entry in m.entries):
-            r._propose([entry[2] for entry in m.entries])
-        elif len(m.entries) == 1 and m.entries[0][1] == CONF_CHANGE:
-            data = m.entries[0][2]
-            r._propose_conf_change(confchange.decode(data), data)
-    except (ProposalDropped, ValueError):
-        return
-
-
-def _handle_read_index(r: Raft, m: Message) -> None:
-    if r.role is Role.LEADER and m.from_ in r.tracker.progress:
-        r.read_only.add(m.from_, m.context)
-
-
-def _handle_read_index_response(r: Raft, m: Message) -> None:
-    if m.from_ == r.leader:
-        for context in r.forwarded_reads.answered(m.context):
-            r.read_states.append((context, m.index))
-
-
+# Requests that hold in any term.
 _UNTERMED = {
-    MessageKind.PROPOSE: _handle_propose,
-    MessageKind.READ_INDEX: _handle_read_index,
+    MessageKind.PROPOSE: proposal.handle_propose,
+    MessageKind.READ_INDEX: read_only.handle_read_index,
     MessageKind.TRANSFER_LEADER: election.handle_transfer_leader,
 }
 
@@ -468,6 +368,6 @@ _TERMED = {
     MessageKind.PRE_VOTE: election.handle_vote,
     MessageKind.PRE_VOTE_RESPONSE: election.handle_pre_vote_response,
     MessageKind.SNAPSHOT: replication.handle_snapshot,
-    MessageKind.READ_INDEX_RESPONSE: _handle_read_index_response,
+    MessageKind.READ_INDEX_RESPONSE: read_only.handle_read_index_response,
     MessageKind.TIMEOUT_NOW: election.handle_timeout_now,
 }

@@ -9,7 +9,15 @@ A follower's reads travel under numbers of its own, whose upper half is drawn at
 that was delayed beyond a restart, or comes twice, finds nobody waiting.
 """
 
+from __future__ import annotations
+
 from collections import deque
+from typing import TYPE_CHECKING
+
+from raft.types import Message, MessageKind, Role
+
+if TYPE_CHECKING:
+    from raft.raft import Raft
 
 MAX_PENDING_READS = 65536
 """Most reads that wait at a leader for their round to end, or at a follower to be forwarded;
@@ -112,3 +120,42 @@ class ForwardedReads:
     def answered(self, number: int) -> list[int]:
         """Take the contexts sent under `number`; none if nobody waits for it."""
         return self._sent.pop(number, [])
+
+
+def confirm_reads(r: Raft) -> None:
+    """Answer the reads of every round that a quorum has confirmed."""
+    number = r.tracker.quorum_value(r.read_only.acks)
+    for index, requests in r.read_only.confirm(number):
+        for member, context in requests:
+            if member == r.id:
+                r.read_states.append((context, index))
+            else:
+                r.messages.append(
+                    Message(
+                        MessageKind.READ_INDEX_RESPONSE,
+                        member,
+                        r.id,
+                        r.term,
+                        index=index,
+                        context=context,
+                    )
+                )
+
+
+def forward_reads(r: Raft) -> None:
+    """A follower asks the leader for all reads that wait here."""
+    context = r.forwarded_reads.send()
+    r.messages.append(Message(MessageKind.READ_INDEX, r.leader, r.id, context=context))
+
+
+def handle_read_index(r: Raft, m: Message) -> None:
+    """A member of the configuration forwards reads; it finds out by waiting if they are refused."""
+    if r.role is Role.LEADER and m.from_ in r.tracker.progress:
+        r.read_only.add(m.from_, m.context)
+
+
+def handle_read_index_response(r: Raft, m: Message) -> None:
+    """The leader of this term has confirmed a batch of forwarded reads."""
+    if m.from_ == r.leader:
+        for context in r.forwarded_reads.answered(m.context):
+            r.read_states.append((context, m.index))

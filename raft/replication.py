@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raft import election
+from raft import election, read_only
 from raft.tracker import Progress, ProgressState
 from raft.types import (
-    CONF_CHANGE,
     NO_ANSWER,
     Entry,
     Message,
@@ -146,7 +145,7 @@ def handle_heartbeat_response(r: Raft, m: Message) -> None:
     if not pr.is_paused(r.config.max_inflight_messages):
         r.appends_due = True
     if r.read_only.acknowledge(m.from_, m.context):
-        confirm_reads(r)
+        read_only.confirm_reads(r)
 
 
 def maybe_commit(r: Raft, index: int) -> None:
@@ -187,27 +186,7 @@ def start_read_round(r: Raft) -> None:
     for voter in r.tracker.voters():
         if voter != r.id:
             _send_heartbeat(r, voter, r.tracker.progress[voter])
-    confirm_reads(r)
-
-
-def confirm_reads(r: Raft) -> None:
-    """Answer the reads of every round that a quorum has confirmed."""
-    number = r.tracker.quorum_value(r.read_only.acks)
-    for index, requests in r.read_only.confirm(number):
-        for member, context in requests:
-            if member == r.id:
-                r.read_states.append((context, index))
-            else:
-                r.messages.append(
-                    Message(
-                        MessageKind.READ_INDEX_RESPONSE,
-                        member,
-                        r.id,
-                        r.term,
-                        index=index,
-                        context=context,
-                    )
-                )
+    read_only.confirm_reads(r)
 
 
 # -- follower ------------------------------------------------------------------------------------
@@ -313,19 +292,3 @@ def handle_snapshot(r: Raft, m: Message) -> None:
     elif meta.index > log.commit_index:
         log.commit_to(meta.index)
     _acknowledge(r, log.commit_index)
-
-
-def joint_leave_due(r: Raft) -> bool:
-    """Whether the leader should now end a joint configuration that ends by itself."""
-    return (
-        r.role is Role.LEADER
-        and r.tracker.conf.auto_leave
-        and r.log.applied_index >= r.pending_conf_index
-        and r.log.commit_index >= r.term_start
-    )
-
-
-def append_conf_change(r: Raft, data: bytes) -> None:
-    """The leader appends a conf change: the only one until it is applied."""
-    r.pending_conf_index = r.log.append([(r.term, CONF_CHANGE, data)])
-    r.appends_due = True

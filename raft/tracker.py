@@ -41,7 +41,7 @@ class Progress:
     """The next heartbeat answer may trigger a retry: at most one for each heartbeat tick, not one
     for each ReadIndex round."""
     acked: bool = False
-    """Something was acknowledged since the last heartbeat tick."""
+    """Something was acknowledged since the last heartbeat tick that was answered."""
     sent_commit: int = 0
     """The highest commit index sent."""
     pending_snapshot: int = 0
@@ -118,6 +118,7 @@ class Progress:
         self.probe_sent = False
         if not self.acked and self.match < self.next - 1:
             self.must_ask = True
+        self.acked = False
 
 
 class Tracker:

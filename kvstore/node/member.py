@@ -146,7 +146,6 @@ class Member:
         self._waiters: dict[int, tuple[Done, float, float]] = {}
         self._next_id = first_request_id
         self._after: deque[tuple[int, list[Message], SnapshotMeta | None]] = deque()
-        self._last_token = 0
         self._snapshot_index = snapshot_index
         self._logged_bytes = 0
         self._conf_state = applied.conf_state
@@ -221,7 +220,8 @@ class Member:
 
     def wait_compacted(self, done: Done, response: bytes) -> None:
         """Answer when the physical removal that is under way has finished (CMP-07)."""
-        if self.applier.store.compacting:
+        store = self.applier.store
+        if store.finished_compact_revision < store.compact_revision:
             self._physical.append(lambda _: done(response))
         else:
             done(response)
@@ -303,7 +303,6 @@ class Member:
         if ready.token:
             entries = ready.entries
             block = encode_entries(ready.first_index, entries) if entries else None
-            self._last_token = ready.token
             self._after.append((ready.token, ready.messages_after, ready.snapshot))
             self._log.submit(
                 ready.token,
@@ -461,11 +460,10 @@ class Member:
         durable = self.durable
         self._snapshot_index = durable.index
         self._logged_bytes = 0
-        self._log.submit(self._last_token, Batch(None, 0, (), None, durable))
-        self._log.release(durable.index)
         keep_from = durable.index - self.limits.snapshot_catchup_entries
         if keep_from > self.raft.first_index:
             self.raft.compact(keep_from)
+            self._log.release(keep_from)
         log.info("compacted the log", extra={"index": durable.index, "kept_from": keep_from})
 
     def _install(self, meta: SnapshotMeta) -> None:
@@ -482,14 +480,14 @@ class Member:
     def compact_step(self, batch: int) -> bool:
         """Remove one slice of compacted revisions; True while there is more to do."""
         store = self.applier.store
-        if not store.compacting:
+        if store.finished_compact_revision >= store.compact_revision:
             return False
         more = store.compact_step(batch)
         if not more:
             waiting, self._physical = self._physical, []
             for done in waiting:
                 done(b"")
-        return bool(more)
+        return more
 
     def stop(self) -> None:
         """Answer everything that waits: the server is stopping (RFT-07)."""

@@ -7,10 +7,9 @@ Alarms cannot be raised yet, so ``Alarm`` GET truly answers an empty list; every
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-from kvstore.apply.kv import hash_kv_steps
 from kvstore.errors import (
     BAD_LEADER_TRANSFEREE,
     LEADER_TRANSFER_TIMEOUT,
@@ -19,15 +18,14 @@ from kvstore.errors import (
     Code,
     EtcdError,
 )
+from kvstore.mvcc.hash import hash_kv_steps
 from kvstore.mvcc.steps import Steps
 from kvstore.pb import health_pb2, rpc_pb2
 from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call
 from kvstore.storage.backend import Backend
-from kvstore.version import VERSION
+from kvstore.version import STORAGE_VERSION, VERSION
 from raft import ProposalDropped
-
-STORAGE_VERSION = "3.6.0"
 
 Result = TypeVar("Result")
 Send = Callable[[list[bytes]], Awaitable[None]]
@@ -93,7 +91,7 @@ class MaintenanceService:
         response = rpc_pb2.HashKVResponse(
             hash=found.hash,
             compact_revision=found.compact_revision,
-            hash_revision=found.revision,
+            hash_revision=found.hash_revision,
         )
         return core.header(core.store.revision) + response.SerializeToString()
 
@@ -133,9 +131,6 @@ class MaintenanceService:
 class HealthService:
     """The standard health service; only the empty service name is known (HTP-07)."""
 
-    def __init__(self, core: Core) -> None:
-        self._stopping = asyncio.Event()
-
     def check(self, call: Call, request: health_pb2.HealthCheckRequest) -> bytes:
         if request.service:
             raise EtcdError(Code.NOT_FOUND, "unknown service")
@@ -148,8 +143,8 @@ class HealthService:
         response.statuses[""].status = health_pb2.HealthCheckResponse.SERVING
         return response.SerializeToString()
 
-    async def watch(self, call: Call, requests: object, send: Send) -> None:
-        """Say the state once and then keep the stream: it changes only when the server stops."""
-        async for request in requests:  # type: ignore[attr-defined]
+    async def watch(self, call: Call, requests: AsyncIterator[health_pb2.HealthCheckRequest], send: Send) -> None:
+        """Say the state once and keep the stream: only the server's stop changes it, and ends it."""
+        async for request in requests:
             await send([self.check(call, request)])
-            await self._stopping.wait()
+        await asyncio.get_running_loop().create_future()

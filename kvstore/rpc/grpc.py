@@ -359,7 +359,9 @@ class GrpcRouter:
             if len(result) < SPLIT_BYTES:
                 body = _prefix(result) + result
             else:
-                await send({"type": "http.response.body", "body": _prefix(result), "more_body": True})
+                await send(
+                    {"type": "http.response.body", "body": _prefix(result), "more_body": True}
+                )
                 body = result
             await send({"type": "http.response.body", "body": body})
             self.sent_bytes += len(body)
@@ -405,6 +407,7 @@ class GrpcRouter:
             loop = asyncio.get_running_loop()
             call.deadline = loop.time() + _parse_timeout(headers[b"grpc-timeout"])
             task = asyncio.current_task()
+            assert task is not None
             call._timer = loop.call_at(call.deadline, _end, call, task, _DEADLINE)
 
     def _grow(self, body: bytes | bytearray, chunk: bytes) -> bytearray:

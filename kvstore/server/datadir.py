@@ -22,7 +22,7 @@ from kvstore.node.member import load_applied, store_applied
 from kvstore.server.config import Config
 from kvstore.storage.errors import StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend
-from kvstore.storage.snapshot_file import SnapshotDirectory
+from kvstore.storage.snapshot_file import remove_partial
 from kvstore.storage.wal import Recovered, Wal
 from raft import ConfState, SnapshotMeta
 
@@ -43,7 +43,7 @@ class State:
     member_id: int
     cluster: Cluster
     backend: LmdbBackend
-    snapshots: SnapshotDirectory
+    snap_dir: Path
     wal: Wal
     recovered: Recovered
     applied: SnapshotMeta
@@ -67,6 +67,11 @@ def lock(data_dir: Path) -> int:
             ) from error
         raise DataDirError(f"cannot lock data directory {data_dir}: {error}") from error
     return descriptor
+
+
+def received_snapshot(snap_dir: Path, index: int) -> Path:
+    """Return where a snapshot received from the leader waits until it is installed."""
+    return snap_dir / f"{index:016x}.snap"
 
 
 def position_of(path: Path) -> SnapshotMeta:
@@ -110,7 +115,6 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
         raise DataDirError(f"--initial-cluster has no member named {config.name!r} (--name)")
     for name in os.listdir(snap_dir):
         os.unlink(snap_dir / name)
-    snapshots = SnapshotDirectory(str(snap_dir))
     backend = LmdbBackend(str(snap_dir / "db"))
     cluster = Cluster.bootstrap(backend, initial, config.initial_cluster_token)
     member_id = compute_member_id(initial[config.name], config.initial_cluster_token)
@@ -124,7 +128,7 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
     }
     Wal.create(str(wal_dir), json.dumps(metadata).encode()).close()
     wal, recovered = Wal.open(str(wal_dir))
-    return State(member_id, cluster, backend, snapshots, wal, recovered, applied, True)
+    return State(member_id, cluster, backend, snap_dir, wal, recovered, applied, True)
 
 
 def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:
@@ -135,15 +139,16 @@ def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:
     path = snap_dir / "db"
     if not path.exists():
         raise DataDirError(f"{path} is missing, although the log in {wal_dir} belongs to it")
-    snapshots = SnapshotDirectory(str(snap_dir))
     backend = LmdbBackend(str(path))
     applied = load_applied(backend)
     if recovered.snapshot.index > (applied.index if applied else 0):
         # Killed between the log's record of a received snapshot and its installation.
-        pending = snapshots.find(recovered.snapshot.index)
-        if pending is not None:
-            backend.replace(pending)
+        received = received_snapshot(snap_dir, recovered.snapshot.index)
+        if received.exists():
+            backend.replace(received)
             applied = load_applied(backend)
+    for left in [*remove_partial(snap_dir), *map(str, snap_dir.glob("*.snap"))]:
+        Path(left).unlink(missing_ok=True)
     cluster = Cluster.load(backend)
     if applied is None or cluster is None:
         raise DataDirError(f"{path} is not a backend of this server")
@@ -157,7 +162,7 @@ def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:
     if metadata["cluster_id"] != cluster.cluster_id:
         raise DataDirError(f"{path} is of another cluster than the log in {wal_dir}")
     _check_owner(config, cluster, member_id)
-    return State(member_id, cluster, backend, snapshots, wal, recovered, applied, False)
+    return State(member_id, cluster, backend, snap_dir, wal, recovered, applied, False)
 
 
 def _metadata(wal_dir: Path, raw: bytes) -> dict[str, int]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kvstore.apply.applier import Applier
 from kvstore.errors import EtcdError
@@ -39,6 +40,7 @@ from kvstore.server.config import Config, ConfigError
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
 from kvstore.storage.errors import StorageError
+from kvstore.storage.snapshot_file import IncomingSnapshot
 from kvstore.storage.wal_writer import WalWriter
 from kvstore.version import CLUSTER_VERSION
 from raft import Config as RaftConfig
@@ -53,8 +55,6 @@ GIL_SWITCH_S = 0.0005
 for the loop after an fsync (the default, 5 ms, is ten fsyncs)."""
 CATCH_UP_S = 0.1
 """Pause between two slices of watch catch-up when nothing is left to do at once (WCH-49)."""
-STOP_TIMEOUT_S = 5.0
-"""Longest graceful stop."""
 FATAL_EXIT = 1
 
 
@@ -179,9 +179,10 @@ class Server:
         self._spawn(self._catch_up_forever())
         self._spawn(self._compact_forever())
         await self._publish()
-        app = build_app(self)
+        self.router = build_app(self)
         for url in self.config.listen_client_urls:
-            listener = Listener.for_url(app, url, self.config.max_concurrent_streams)
+            parts = urlsplit(url)
+            listener = Listener(self.router, parts.hostname or "", parts.port or 0)
             await listener.start()
             self._listeners.append(listener)
             log.info("serving client traffic", extra={"address": url})
@@ -209,12 +210,15 @@ class Server:
         """Hand leadership over, end streams, make the backend durable, close everything."""
         await self._hand_over()
         self.member.stop()
-        await asyncio.gather(*(listener.stop(STOP_TIMEOUT_S) for listener in self._listeners))
+        if self._listeners:
+            self.router.stop()
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.transport.close()
         await self.loop.run_in_executor(None, self.wal_writer.close)
+        self.state.wal.close()
         await self._commit()
         self._disk.shutdown()
         self.state.backend.close()
@@ -328,15 +332,16 @@ class Server:
     async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None:
         """Store an incoming snapshot, verify it, and hand its message to Raft."""
         assert message.snapshot is not None
-        incoming = self.state.snapshots.receive(message.snapshot.index)
+        path = datadir.received_snapshot(self.state.snap_dir, message.snapshot.index)
+        incoming = IncomingSnapshot(path, chunks.size)
         try:
             while chunk := await chunks.read():
                 await self.loop.run_in_executor(None, incoming.write, chunk)
             digest = await chunks.digest()
             await self.loop.run_in_executor(None, incoming.finish, digest)
-        except BaseException:
-            incoming.abort()
-            raise
+            await self.loop.run_in_executor(None, incoming.install)
+        finally:
+            incoming.discard()
         self.member.receive(message)
 
     # What the member core wants done (LogWriter's report, Snapshots).
@@ -349,12 +354,13 @@ class Server:
         self._spawn(self._send_snapshot(message))
 
     async def _send_snapshot(self, message: Message) -> None:
-        path = Path(self.state.snapshots.outgoing(message.to))
+        path = self.state.snap_dir / f"to-{message.to:x}.copy"
+        path.unlink(missing_ok=True)
         try:
             await self._commit()
             # On the backend's thread, so that no commit comes between the copy and its position.
             meta = await self.loop.run_in_executor(self._disk, self._copy, path)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             log.error("could not make a snapshot: %s", error)
             path.unlink(missing_ok=True)
             self.member.snapshot_sent(message.to, False)
@@ -372,9 +378,7 @@ class Server:
 
     def install(self, meta: SnapshotMeta) -> None:
         """Put a received snapshot in the place of the state (Snapshots)."""
-        path = self.state.snapshots.find(meta.index)
-        if path is None:
-            raise StorageError(f"the snapshot at index {meta.index} was received but is not there")
+        path = datadir.received_snapshot(self.state.snap_dir, meta.index)
         # Waits for a commit under way: it must not end up in the new backend.
         self._disk.submit(lambda: None).result()
         self.state.backend.replace(path)

@@ -16,7 +16,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple
 
@@ -182,12 +182,7 @@ class Wal:
         than `MAX_PAYLOAD_BYTES`.
         """
         tail = self._writable()
-        state = LogState(
-            self._state.hard_state,
-            self._state.conf_state,
-            self._state.last_index,
-            self._state.last_term,
-        )
+        state = replace(self._state)
         for batch in batches:
             state.check(batch)
             state.follow(batch)

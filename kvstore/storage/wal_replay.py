@@ -51,8 +51,8 @@ class Recovered:
 class LogState:
     """The log as of some frame. Replaying and appending both keep it, by the same rules."""
 
-    hard_state: HardState = HardState()
-    conf_state: ConfState = ConfState()
+    hard_state: HardState = field(default_factory=HardState)
+    conf_state: ConfState = field(default_factory=ConfState)
     last_index: int = 0
     last_term: int = 0
 

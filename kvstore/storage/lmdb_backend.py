@@ -1,0 +1,275 @@
+"""The backend on disk: one LMDB file with one named database for each table.
+
+Stored values are `u32 big-endian CRC-32 | value`, the CRC over table name, key and value: LMDB's
+pages have no checksum, and a flipped key must not pass off a value as another's. It is checked at
+each read.
+
+Choices: every commit is a full `sync` with `metasync`, because the log may be released up to a commit
+and leaving metasync out can lose the last one in a power cut (it saves about 0.2 ms of a commit on a
+thread nobody waits for). Never writemap (SIGBUS on a full disk). `lock=True`, though there is one
+process only: without the reader table a commit could reuse pages that a scan is reading. Reads go
+through one read transaction that is kept open and renewed after each commit. The map is virtual space
+and sparse, so it is large from the start and grown only at open, when no transaction is active.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from struct import Struct
+from struct import error as StructError
+from zlib import crc32
+
+import lmdb
+
+from kvstore.storage.backend import ABSENT, TABLES, Absent, WriteBuffer, Writes, merge
+from kvstore.storage.durable import replace_durably, sync_directory
+from kvstore.storage.errors import BackendFailed, CopyFailed, CorruptBackend
+
+MAP_BYTES = 64 << 30
+"""Default size of the memory map, the most the file can grow to before the next start. Virtual."""
+
+_MAX_MAP_SHARE = 2
+"""At open the map is doubled until the file takes no more than one part in this many."""
+
+_CRC = Struct(">I")
+_CRC_BYTES = _CRC.size
+_META_PAGES = 2
+_SEEDS = {table: crc32(table.encode()) for table in TABLES}
+_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+
+_Table = tuple[lmdb._Database, int]
+
+
+class LmdbBackend:
+    """See `backend.Backend`. One instance for a file in a process, and never across a fork."""
+
+    def __init__(self, path: str | os.PathLike[str], map_size: int = MAP_BYTES) -> None:
+        """Open or create the file (beside it LMDB keeps a lock file, `path` + `-lock`).
+
+        Raises `CorruptBackend` when the file is no LMDB file, `BackendFailed` on other failures.
+        """
+        self._path = os.fspath(path)
+        self._buffer = WriteBuffer()
+        self._committed = False
+        self._failed = False
+        created = not os.path.exists(self._path)
+        try:
+            self._env = _open(self._path, map_size)
+            self._tables: dict[str, _Table] = {
+                table: (self._env.open_db(table.encode()), _SEEDS[table]) for table in TABLES
+            }
+            if created:
+                sync_directory(os.path.dirname(self._path) or ".")
+            self._snapshot = self._env.begin()
+        except _DAMAGED as error:
+            raise CorruptBackend("", b"", f"{self._path}: {error}") from error
+        except (lmdb.Error, OSError) as error:
+            raise BackendFailed("open", self._path, error) from error
+        self._read = self._snapshot.get
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._buffer.bytes
+
+    @property
+    def pending_ops(self) -> int:
+        return self._buffer.ops
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        buffer = self._buffer
+        value = buffer.pending[table].get(key, ABSENT)
+        if value is ABSENT and buffer.frozen is not None:
+            value = buffer.frozen[table].get(key, ABSENT)
+        if not isinstance(value, Absent):
+            return value
+        db, seed = self._tables[table]
+        try:
+            raw = self._read(key, db=db)
+            if raw is None:
+                return None
+            stored: bytes = raw[_CRC_BYTES:]
+            if crc32(stored, crc32(key, seed)) == _CRC.unpack_from(raw)[0]:
+                return stored
+        except lmdb.BadValsizeError:
+            return None
+        except (lmdb.Error, StructError) as error:
+            raise CorruptBackend(table, key, str(error)) from error
+        raise CorruptBackend(table, key, "the value does not match its checksum")
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._buffer.put(table, key, value)
+
+    def delete(self, table: str, key: bytes) -> None:
+        self._buffer.put(table, key, None)
+
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        # The overlay first: what the writer thread commits in between is then in both.
+        overlay = self._buffer.overlay(table, start, end)
+        db, seed = self._tables[table]
+        stored = _scan(self._env.begin(db=db), table, seed, start, end)
+        return merge(stored, overlay) if overlay else stored
+
+    def commit(self) -> None:
+        write = self.freeze()
+        if write is not None:
+            write()
+            self.thaw()
+
+    def freeze(self) -> Callable[[], None] | None:
+        frozen = self._buffer.freeze()
+        return None if frozen is None else lambda: self._write(frozen)
+
+    def thaw(self) -> None:
+        if not self._committed:
+            raise RuntimeError("the frozen writes are not committed yet")
+        self._committed = False
+        self._buffer.frozen = None
+        self._snapshot.abort()  # LMDB keeps it for the next begin, which is cheap for that reason
+        self._snapshot = self._env.begin()
+        self._read = self._snapshot.get
+
+    def size(self) -> int:
+        return (self._env.info()["last_pgno"] + 1) * self._page_bytes()
+
+    def size_in_use(self) -> int:
+        with self._env.begin() as txn:
+            stats = [self._env.stat(), *(txn.stat(db) for db, _ in self._tables.values())]
+        pages = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+        return (_META_PAGES + pages) * self._page_bytes()
+
+    def copy_to(self, path: str) -> None:
+        if os.path.exists(path):
+            raise CopyFailed(path, "File exists")
+        try:
+            self._env.copy(path, compact=True)
+            check_file(path)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            sync_directory(os.path.dirname(path) or ".")
+        except (lmdb.Error, OSError) as error:
+            _remove(path)
+            raise CopyFailed(path, error) from error
+        except CorruptBackend:
+            _remove(path)
+            raise
+
+    def replace(self, path: str | os.PathLike[str]) -> None:
+        """Put another backend file in this one's place, durably, and go on with its content.
+
+        What was pending is forgotten. No commit may be under way. The file at `path` is moved.
+        """
+        map_size = int(self._env.info()["map_size"])
+        self.close()
+        replace_durably(os.fspath(path), self._path)
+        self.__init__(self._path, map_size)  # type: ignore[misc]
+
+    def close(self) -> None:
+        self._failed = True
+        self._snapshot.abort()
+        self._env.close()
+
+    def _page_bytes(self) -> int:
+        return int(self._env.stat()["psize"])
+
+    def _write(self, frozen: Writes) -> None:
+        """One write transaction, durable on return. Keys in order: neighbours share pages."""
+        if self._failed:
+            raise BackendFailed("commit", self._path, "closed, or an earlier commit failed")
+        try:
+            with self._env.begin(write=True) as txn:
+                for table, changes in frozen.items():
+                    if changes:
+                        self._write_table(txn, table, changes)
+        except BaseException as error:
+            self._failed = True
+            raise BackendFailed("commit", self._path, error) from error
+        self._committed = True
+
+    def _write_table(
+        self, txn: lmdb.Transaction, table: str, changes: dict[bytes, bytes | None]
+    ) -> None:
+        db, seed = self._tables[table]
+        puts: list[tuple[bytes, bytes]] = []
+        for key in sorted(changes):
+            value = changes[key]
+            if value is None:
+                txn.delete(key, db=db)
+            else:
+                puts.append((key, _CRC.pack(crc32(value, crc32(key, seed))) + value))
+        if puts:
+            with txn.cursor(db) as cursor:
+                cursor.putmulti(puts)
+
+
+def check_file(path: str) -> None:
+    """Check every value of a backend file that nothing has open; raises `CorruptBackend`.
+
+    A slow scan (about a second for a million values), to be run on a worker thread.
+    """
+    try:
+        env = lmdb.open(path, subdir=False, readonly=True, lock=False, max_dbs=len(TABLES))
+    except _DAMAGED as error:
+        raise CorruptBackend("", b"", f"{path}: {error}") from error
+    try:
+        for table in TABLES:
+            try:
+                db = env.open_db(table.encode(), create=False)
+            except lmdb.NotFoundError as error:
+                raise CorruptBackend(table, b"", "the table is missing") from error
+            for _ in _scan(env.begin(db=db), table, _SEEDS[table], b"", None):
+                pass
+    finally:
+        env.close()
+
+
+def _open(path: str, map_size: int) -> lmdb.Environment:
+    """Open the environment with a map that leaves the file room to grow."""
+    env = lmdb.open(
+        path,
+        subdir=False,
+        map_size=map_size,
+        max_dbs=len(TABLES),
+        mode=0o600,
+        sync=True,
+        metasync=True,
+        writemap=False,
+        lock=True,
+    )
+    info = env.info()
+    used = (info["last_pgno"] + 1) * env.stat()["psize"]
+    size = info["map_size"]
+    while used * _MAX_MAP_SHARE > size:
+        size *= 2
+    if size != info["map_size"]:
+        env.set_mapsize(size)
+    return env
+
+
+def _scan(
+    txn: lmdb.Transaction, table: str, seed: int, start: bytes, end: bytes | None
+) -> Iterator[tuple[bytes, bytes]]:
+    """Checked pairs in [start, end) from a read transaction of the scan's own, which it ends."""
+    key = start
+    try:
+        with txn.cursor() as cursor:
+            if not cursor.set_range(start):
+                return
+            unpack_from = _CRC.unpack_from
+            for key, raw in cursor:
+                if end is not None and key >= end:
+                    return
+                value = raw[_CRC_BYTES:]
+                if crc32(value, crc32(key, seed)) != unpack_from(raw)[0]:
+                    raise CorruptBackend(table, key, "the value does not match its checksum")
+                yield key, value
+    except (lmdb.Error, StructError) as error:
+        raise CorruptBackend(table, key, str(error)) from error
+    finally:
+        txn.abort()
+
+
+def _remove(path: str) -> None:
+    for name in (path, path + "-lock"):
+        if os.path.exists(name):
+            os.unlink(name)
