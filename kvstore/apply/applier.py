@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from kvstore.apply.kv import apply_delete_keys, apply_delete_range, apply_put, apply_txn
+from kvstore.apply.kv import apply_delete_keys, apply_delete_range, apply_put
+from kvstore.apply.txn import apply_txn
 from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Store
@@ -68,5 +69,3 @@ class Applier:
     def cluster_version(self, body: bytes) -> Answer:
         self.cluster.set_version(body.decode())
         return 0, b""
-
-

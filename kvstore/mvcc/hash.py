@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
 
-from kvstore import errors
 from kvstore.mvcc.keyvalue import (
     TOMBSTONE_KEY_SIZE,
     TOMBSTONE_MARK,
@@ -35,7 +34,7 @@ class HashKV(NamedTuple):
 
     hash: int
     compact_revision: int
-    """−1 if never compacted."""
+    """-1 if never compacted."""
     hash_revision: int
 
 
@@ -57,9 +56,9 @@ def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
     """
     at = store.read_revision(revision)
     compact = store.compact_revision
-    with store.pinned(min(at, max(compact, 0))):
-        # A compaction at `at` would keep nothing if no key is live there. etcd then skips nothing;
-        # what a compaction at `compact` dropped is skipped here all the same, as it is once removed.
+    with store.pinned(max(compact, 0)):
+        # A compaction at `at` would keep nothing if no key is live there. etcd then skips nothing,
+        # removed or not; here what a compaction at `compact` drops is skipped all the same.
         keep_at = at if (yield from _any_key(store, at)) else compact
         crc = crc32c(0, b"key")
         cursor, end = revision_key(0, 0), revision_key(at + 1, 0)
@@ -84,7 +83,7 @@ def _any_key(store: Store, at: int) -> Steps[bool]:
         count = store.index.count_at(cursor, None, at)
         if count is not None:
             return count > 0
-        found, cursor = store.index.slice_at(cursor, None, at, SLICE_KEYS)
+        found, cursor = store.index.slice_at(cursor, None, at, 1, SLICE_KEYS)
         if found:
             return True
         yield

@@ -55,7 +55,7 @@ class KeyRecord:
         return 0 if self.subs is None else self.subs[position]
 
     def position_at(self, revision: int) -> int:
-        """Return the position of the newest revision with main <= `revision`, −1 if none."""
+        """Return the position of the newest revision with main <= `revision`, -1 if none."""
         return bisect_right(self.revisions, revision << 1 | 1) - 1
 
     def live_at(self, revision: int) -> tuple[int, int] | None:
@@ -67,7 +67,7 @@ class KeyRecord:
         return None if stored & 1 else (stored >> 1, self.sub(position))
 
     def previous(self, main: int, sub: int) -> tuple[int, int]:
-        """Return (main, sub) of the value that the revision (main, sub) replaced, (0, 0) if none."""
+        """Return the (main, sub) of the value that (main, sub) replaced, (0, 0) if none."""
         position = self.position_at(main)
         while position > 0 and self.sub(position) != sub and self.revisions[position] >> 1 == main:
             position -= 1
@@ -107,7 +107,7 @@ class KeyIndex:
         self.records: dict[bytes, KeyRecord] = {}
         self.live: SortedList[bytes] = SortedList()
         self.dead: SortedList[bytes] = SortedList()
-        # Creations (+1) and deletions (−1) of keys: (main, difference, key), complete for every
+        # Creations (+1) and deletions (-1) of keys: (main, difference, key), complete for every
         # main > _changes_from.
         self._changes: deque[tuple[int, int, bytes]] = deque()
         self._changes_from = 0
@@ -182,8 +182,9 @@ class KeyIndex:
     def count_live(self, start: bytes, end: bytes | None) -> int:
         """Return the number of live keys in [start, end); `end` None has no upper bound."""
         live = self.live
-        last = len(live) if end is None else live.bisect_left(end)
-        return max(0, last - live.bisect_left(start))
+        last: int = len(live) if end is None else live.bisect_left(end)
+        first: int = live.bisect_left(start)
+        return max(0, last - first)
 
     def count_at(self, start: bytes, end: bytes | None, revision: int) -> int | None:
         """Return the number of keys in [start, end) at `revision`, None if that needs a walk.
@@ -218,19 +219,22 @@ class KeyIndex:
         return found, keys[-1] + b"\0" if len(keys) == limit else None
 
     def slice_at(
-        self, start: bytes, end: bytes | None, revision: int, limit: int
+        self, start: bytes, end: bytes | None, revision: int, limit: int, looked_at: int
     ) -> tuple[list[tuple[bytes, int, int]], bytes | None]:
-        """Like `live_slice`, but as of `revision`, and `limit` is the number of keys *looked at*.
+        """Like `live_slice`, but as of `revision`.
 
-        Fewer than `limit` may be returned although the interval is not exhausted.
+        It looks at no more than `looked_at` keys, so fewer than `limit` may be returned although
+        the interval is not exhausted.
         """
         bounds = (True, False)
-        candidates = merge(self.live.irange(start, end, bounds), self.dead.irange(start, end, bounds))
-        keys = list(islice(candidates, limit))
+        keys = merge(self.live.irange(start, end, bounds), self.dead.irange(start, end, bounds))
         records = self.records
-        found = []
+        found: list[tuple[bytes, int, int]] = []
         for key in keys:
             seen = records[key].live_at(revision)
             if seen is not None:
                 found.append((key, seen[0], seen[1]))
-        return found, keys[-1] + b"\0" if len(keys) == limit else None
+            looked_at -= 1
+            if looked_at == 0 or len(found) == limit:
+                return found, key + b"\0"
+        return found, None

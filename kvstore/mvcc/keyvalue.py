@@ -57,7 +57,8 @@ def encode_key_value(
         mod_field: the encoded `mod_revision` field (see `mod_revision_field`): all puts of one
             transaction share it.
     """
-    parts = [b"\n", varint(len(key)), key, b"\x10", varint(create), mod_field, b" ", varint(version)]
+    size, created = varint(len(key)), varint(create)
+    parts = [b"\n", size, key, b"\x10", created, mod_field, b" ", varint(version)]
     if value:
         parts += (b"*", varint(len(value)), value)
     if lease:
@@ -101,4 +102,5 @@ def without_value(key_value: bytes) -> bytes:
     """Return the KeyValue with its value left out and its lease kept (RNG-23, as up to 3.6)."""
     message = KeyValue.FromString(key_value)
     message.ClearField("value")
-    return message.SerializeToString()
+    stripped: bytes = message.SerializeToString()
+    return stripped

@@ -8,7 +8,8 @@ since the read revision, need values earlier.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvstore.mvcc.keyvalue import without_value
 from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps
@@ -22,7 +23,8 @@ Found = tuple[bytes, int, int]
 """A selected key and the (main, sub) of what is read of it."""
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Range:
     """The answer to a range."""
 
     key_values: list[bytes]
@@ -34,7 +36,7 @@ class Range(NamedTuple):
 
 
 def interval(key: bytes, range_end: bytes) -> tuple[bytes, bytes | None]:
-    """Return the half-open interval [start, end) that a request means; None = no end (RNG-02..04)."""
+    """Return the half-open interval [start, end) that is meant; None = no end (RNG-02..04)."""
     if not range_end:
         return key, key + b"\0"
     return key, None if range_end == b"\0" else range_end
@@ -88,7 +90,7 @@ def _slice(
 ) -> tuple[list[Found], bytes | None]:
     if at == store.newest:
         return store.index.live_slice(start, end, limit)
-    return store.index.slice_at(start, end, at, limit)
+    return store.index.slice_at(start, end, at, limit, SLICE_KEYS)
 
 
 def _count(store: Store, start: bytes, end: bytes | None, at: int) -> Steps[int]:
@@ -101,7 +103,8 @@ def _count(store: Store, start: bytes, end: bytes | None, at: int) -> Steps[int]
             return counted + rest
         found, cursor = _slice(store, cursor, end, at, SLICE_KEYS)
         counted += len(found)
-        yield
+        if cursor is not None:
+            yield
     return counted
 
 
@@ -111,13 +114,14 @@ def _in_order(
     """Read in key order, no further than the limit; return (KeyValues, count of all)."""
     limit = max(request.limit, 0)
     key_values: list[bytes] = []
-    cursor: bytes | None = start
+    cursor: bytes = start
     while True:
         wanted = min(SLICE_KEYS, limit - len(key_values)) if limit else SLICE_KEYS
-        found, cursor = _slice(store, cursor, end, at, wanted)
+        found, rest_start = _slice(store, cursor, end, at, wanted)
         yield from _fetch(store, found, request.keys_only, key_values)
-        if cursor is None:
+        if rest_start is None:
             return key_values, len(key_values)
+        cursor = rest_start
         if limit and len(key_values) >= limit:
             rest = yield from _count(store, cursor, end, at)
             return key_values, len(key_values) + rest
@@ -152,18 +156,18 @@ def _sorted(
             if _filtered(request) and not _passes(store, request, entry):
                 continue
             selected.append((_sort_key(store, request.sort_target, entry), entry))
-        yield
+        if cursor is not None:
+            yield
     # The sort is stable, reversed too, so equal ones stay in ascending key order (RNG-21).
-    selected.sort(
-        key=lambda pair: pair[0], reverse=request.sort_order == RangeRequest.DESCEND
-    )
+    selected.sort(key=lambda pair: pair[0], reverse=request.sort_order == RangeRequest.DESCEND)
     limit = request.limit if request.limit > 0 else len(selected)
     key_values: list[bytes] = []
     for first in range(0, min(limit, len(selected)), SLICE_KEYS):
+        if first:
+            yield
         last = min(first + SLICE_KEYS, limit)
         entries = [entry for _, entry in selected[first:last]]
         yield from _fetch(store, entries, request.keys_only, key_values)
-        yield
     return key_values, len(selected)
 
 
@@ -187,7 +191,8 @@ def _sort_key(store: Store, target: RangeRequest.SortTarget, found: Found) -> in
     if target == RangeRequest.MOD:
         return found[1]
     if target == RangeRequest.VALUE:
-        return KeyValue.FromString(store.value_at(found[1], found[2])).value
+        key_value: KeyValue = KeyValue.FromString(store.value_at(found[1], found[2]))
+        return key_value.value
     create, version = _create_and_version(store, found)
     return create if target == RangeRequest.CREATE else version
 

@@ -61,9 +61,9 @@ class Store:
         revision: the newest revision that is readable.
         newest: the same, but one more while a transaction is open that has written; "latest" for
             reads, so that a transaction sees its own writes (TXN-08).
-        compact_revision: reads below it fail; −1 if never compacted.
-        finished_compact_revision: how far physical removal has got; `physical=true` waits until it
-            reaches `compact_revision` (CMP-07).
+        compact_revision: reads below it fail; -1 if never compacted.
+        finished_compact_revision: how far physical removal has got; `physical=true` waits until
+            it reaches `compact_revision` (CMP-07).
         on_events: called once for each revision, after it is readable (WCH-25).
     """
 
@@ -128,7 +128,7 @@ class Store:
         return main
 
     def take_attachments(self) -> list[tuple[bytes, int]]:
-        """Hand out (key, lease id) of the live keys with a lease, as of the last `restore`, once."""
+        """Hand out (key, lease id) of live keys with a lease, as of the last `restore`, once."""
         attachments, self._attachments = self._attachments, {}
         return list(attachments.items())
 
@@ -170,7 +170,7 @@ class Store:
     def value_at(self, main: int, sub: int) -> bytes:
         """Return the serialized KeyValue written at (main, sub), empty if it is compacted away.
 
-        The value before an event at revision m is there as long as m − 1 >= `compact_revision`;
+        The value before an event at revision m is there as long as m - 1 >= `compact_revision`;
         whoever sends it checks that at that time (WCH-28).
         """
         return self.backend.get(REVISIONS, revision_key(main, sub)) or b""

@@ -14,11 +14,9 @@ from kvstore.apply.kv import (
     check_put,
     check_range,
     check_txn,
-    is_read_only_txn,
-    is_serializable_txn,
     range_body_steps,
-    read_only_txn_body,
 )
+from kvstore.apply.txn import is_read_only_txn, is_serializable_txn, read_only_txn_body
 from kvstore.errors import EtcdError
 from kvstore.mvcc.steps import Steps
 from kvstore.node.request import Kind

@@ -2,14 +2,16 @@
 
 The socket is made here, not by h2corn, for an error that names the address, and for TCP keepalive,
 which accepted connections inherit: h2corn sends no HTTP/2 pings of its own, so this is what ends
-the watch streams of a client whose machine vanished. TLS belongs here too.
+the watch streams of a client whose machine vanished. Nothing here knows what the application does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Final
+from urllib.parse import urlsplit
 
 from h2corn import Config, Server
 
@@ -43,6 +45,8 @@ KEEPALIVE_PROBES: Final = 3
 
 _HTTP_SERVER_THREADS: Final = 2
 
+log = logging.getLogger(__name__)
+
 
 class AddressInUse(OSError):
     """The port is taken, or the address is not this machine's; the text names it."""
@@ -52,6 +56,7 @@ class Listener:
     """Serves ``app`` on ``host:port`` from :meth:`start` to :meth:`stop`, once.
 
     Attributes:
+        host: as given.
         port: the port bound, also when 0 was asked for; known from construction on.
     """
 
@@ -61,34 +66,60 @@ class Listener:
         host: str,
         port: int,
         *,
+        max_concurrent_streams: int = MAX_CONCURRENT_STREAMS,
         stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
         """Bind and listen at once, so that a taken port fails before anything else has started.
 
+        Args:
+            app: an ASGI application (``GrpcRouter``).
+            host: a name or address; empty for all interfaces.
+            port: 0 to 65535; 0 lets the kernel choose.
+            max_concurrent_streams: per connection, 1 to 2**32 - 1.
+            stop_grace_s: how long open calls may go on after ``stop`` before they are cancelled.
+
         Raises:
-            AddressInUse: the address cannot be bound; OSError for a name that does not resolve.
+            AddressInUse: the address cannot be bound. OSError: the name does not resolve.
         """
         self._socket = _bound_socket(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        self._server = Server(app, _config(self._socket.fileno(), stop_grace_s))
+        config = _config(self._socket.fileno(), max_concurrent_streams, stop_grace_s)
+        self._server = Server(app, config)
         self._serving: asyncio.Task[None] | None = None
+
+    @classmethod
+    def for_url(
+        cls, app: AsgiApp, url: str, max_concurrent_streams: int = MAX_CONCURRENT_STREAMS
+    ) -> Listener:
+        """Bind what a listen-client-urls entry names. Raises ValueError for anything but http."""
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.port is None:
+            raise ValueError(f"cannot listen on {url}: only http://host:port is supported")
+        return cls(
+            app, parts.hostname or "", parts.port, max_concurrent_streams=max_concurrent_streams
+        )
 
     async def start(self) -> None:
         """Return when connections are accepted. Raises what kept the server from starting."""
         self._serving = asyncio.create_task(self._server.serve(), name=f"listener-{self.port}")
         await self._server.wait_started()
 
-    async def stop(self) -> None:
+    async def stop(self, timeout_s: float = 2 * STOP_GRACE_S) -> None:
         """Stop accepting at once, let open calls end, cancel them after the grace, close.
 
-        Streams end only when something ends them: call ``GrpcRouter.stop`` first. Returns within
-        about twice the grace, even if a handler ignores its cancellation.
+        Streams end only when something ends them: call ``GrpcRouter.stop`` first. Returns after
+        ``timeout_s`` seconds at the latest; a handler that resists its cancellation is then left
+        behind and reported in the log.
         """
         self._server.shutdown()
         try:
             if self._serving is not None:
-                await self._serving
+                _, late = await asyncio.wait({self._serving}, timeout=timeout_s)
+                if late:
+                    log.warning("port %d: calls still running after the stop", self.port)
+                else:
+                    self._serving.result()
         finally:
             self._socket.close()
 
@@ -118,7 +149,7 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _config(fd: int, stop_grace_s: float) -> Config:
+def _config(fd: int, max_concurrent_streams: int, stop_grace_s: float) -> Config:
     return Config(
         bind=(f"fd://{fd}",),
         grpc=True,
@@ -127,7 +158,7 @@ def _config(fd: int, stop_grace_s: float) -> Config:
         log_format="json",
         lifespan="off",
         runtime_threads=_HTTP_SERVER_THREADS,
-        max_concurrent_streams=MAX_CONCURRENT_STREAMS,
+        max_concurrent_streams=max_concurrent_streams,
         limit_request_head_size=MAX_HEADER_BYTES,
         limit_request_fields=MAX_HEADER_FIELDS,
         h2_max_header_list_size=MAX_HEADER_BYTES,

@@ -158,9 +158,7 @@ def parse_initial_cluster(text: str) -> InitialCluster:
     try:
         return tuple((name, sort_urls(urls)) for name, urls in sorted(members.items()))
     except UrlError as error:
-        raise ConfigError(
-            f"--initial-cluster: error setting up initial cluster: {error}"
-        ) from None
+        raise ConfigError(f"--initial-cluster: error setting up initial cluster: {error}") from None
 
 
 def format_initial_cluster(cluster: InitialCluster) -> str:
@@ -268,7 +266,9 @@ def _verify_listen_urls(flag: str, urls: tuple[str, ...]) -> None:
         raise ConfigError(f"{flag} has duplicate url: {','.join(urls)}")
     for url in urls:
         if is_unix(url):
-            raise ConfigError(f"{flag}: unix sockets are not implemented yet in this server ({url})")
+            raise ConfigError(
+                f"{flag}: unix sockets are not implemented yet in this server ({url})"
+            )
         host, port = split_host_port(url)
         if not _is_bindable(host):
             raise ConfigError(f"{flag}: expected IP in URL for binding ({url})")
@@ -305,7 +305,9 @@ def _verify_advertised(flag: str, urls: tuple[str, ...]) -> None:
         raise ConfigError(f"{flag} has duplicate url: {joined}")
     for url in urls:
         if not is_unix(url) and not split_host_port(url)[0]:
-            raise ConfigError(f'{flag} "{joined}" must be "host:port" (unexpected empty host ({url}))')
+            raise ConfigError(
+                f'{flag} "{joined}" must be "host:port" (unexpected empty host ({url}))'
+            )
 
 
 def _verify_peer_schemes(flag: str, urls: tuple[str, ...]) -> None:

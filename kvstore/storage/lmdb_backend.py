@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator
 from struct import Struct
 from struct import error as StructError
+from typing import TypeAlias
 from zlib import crc32
 
 import lmdb
@@ -36,9 +37,14 @@ _CRC = Struct(">I")
 _CRC_BYTES = _CRC.size
 _META_PAGES = 2
 _SEEDS = {table: crc32(table.encode()) for table in TABLES}
-_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+_DAMAGED = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+)
 
-_Table = tuple[lmdb._Database, int]
+_Table: TypeAlias = "tuple[lmdb._Database, int]"
 
 
 class LmdbBackend:
@@ -187,7 +193,7 @@ class LmdbBackend:
         self._committed = True
 
     def _write_table(
-        self, txn: lmdb.Transaction, table: str, changes: dict[bytes, bytes | None]
+        self, txn: lmdb.Transaction[bytes], table: str, changes: dict[bytes, bytes | None]
     ) -> None:
         db, seed = self._tables[table]
         puts: list[tuple[bytes, bytes]] = []
@@ -247,7 +253,7 @@ def _open(path: str, map_size: int) -> lmdb.Environment:
 
 
 def _scan(
-    txn: lmdb.Transaction, table: str, seed: int, start: bytes, end: bytes | None
+    txn: lmdb.Transaction[bytes], table: str, seed: int, start: bytes, end: bytes | None
 ) -> Iterator[tuple[bytes, bytes]]:
     """Checked pairs in [start, end) from a read transaction of the scan's own, which it ends."""
     key = start

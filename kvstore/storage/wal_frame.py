@@ -9,11 +9,12 @@ Pure functions over bytes; no file is touched here. A frame starts at a multiple
     24  payload
     ..  1 to 8 footer bytes 0xA5 up to the next multiple of 8
 
-None of the three header units is ever all zero, nor is the footer, and a payload with a run of 512
-zero bytes is stored guarded (a 0x01 behind each 511 bytes). Hence each 512-byte sector that a frame
-touches has a non-zero byte of that frame. Segments are preallocated zeros and only one frame is ever
-in flight, so a sector that a power cut kept from the disk is all zeros: that, in the last frame of
-the log, is a torn write. Everything else that does not check is damage.
+None of the three header units is ever all zero, nor is the footer, and a payload with a run of 256
+zero bytes is stored guarded (a 0xA5 behind each 511 bytes). Hence each 512-byte sector that a frame
+touches has a non-zero byte of that frame, and no flipped bit or byte makes it all zero. Segments are
+preallocated zeros and only one frame is ever in flight, so a sector that a power cut kept from the
+disk is all zeros: that, in the last frame of the log, is a torn write. Everything else that does not
+check is damage.
 
 The salt keeps a client from storing a value that looks like a valid frame.
 """
@@ -40,9 +41,9 @@ _MAGIC = 0x57A5
 _MAGIC_BYTES = struct.pack("<H", _MAGIC)
 _HEAD = struct.Struct("<HBBIIII")
 _CRC = struct.Struct("<I")
-_GUARD = b"\x01"
+_GUARD = b"\xa5"
 _PIECE = SECTOR_BYTES - 1
-_ZERO_SECTOR = bytes(SECTOR_BYTES)
+_ZERO_RUN = bytes(SECTOR_BYTES // 2)  # a sector with one byte that is not zero has such a run
 _FOOTER = b"\xa5" * ALIGNMENT
 _ZERO_BLOCK = bytes(1 << 20)
 
@@ -80,11 +81,9 @@ def build_frame(
 ) -> tuple[tuple[bytes, bytes, bytes], int]:
     """The frame as (header, payload, footer), to be written in one call, and its crc."""
     form = _PLAIN
-    if _ZERO_SECTOR in payload:
+    if _ZERO_RUN in payload:
         form = _GUARDED
-        payload = _GUARD.join(
-            [payload[at : at + _PIECE] for at in range(0, len(payload), _PIECE)]
-        )
+        payload = _GUARD.join([payload[at : at + _PIECE] for at in range(0, len(payload), _PIECE)])
     length = len(payload)
     head = _HEAD.pack(_MAGIC, kind, form, length, crc32(payload), number, previous)
     crc = crc32(head, salt) or 0xFFFFFFFF
@@ -153,9 +152,7 @@ def _read_head(data: bytes, offset: int, salt: int) -> tuple[int, ...] | None:
 
 
 def _unguard(payload: bytes) -> bytes:
-    return b"".join(
-        [payload[at : at + _PIECE] for at in range(0, len(payload), SECTOR_BYTES)]
-    )
+    return b"".join([payload[at : at + _PIECE] for at in range(0, len(payload), SECTOR_BYTES)])
 
 
 def _extent_is_torn(data: bytes, offset: int, end: int) -> bool:

@@ -67,7 +67,9 @@ class LogState:
                     f"snapshot at {last} is not ahead of commit index {self.hard_state.commit}"
                 )
         if batch.entries and not 0 < batch.first_index <= last + 1:
-            raise ValueError(f"entries from {batch.first_index} do not follow on a log up to {last}")
+            raise ValueError(
+                f"entries from {batch.first_index} do not follow on a log up to {last}"
+            )
 
     def follow(self, batch: Batch) -> None:
         """Take over what a checked batch changes."""

@@ -1,0 +1,1 @@
+"""Fault injection and consistency checking. Nothing imports this package; it imports kvstore and raft."""

@@ -1,0 +1,36 @@
+"""Fixtures: one server for a module's tests, a raw client for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from rpc_harness import RawClient, Running
+
+
+@pytest.fixture(scope="module")
+def _shared() -> Iterator[Running]:
+    with Running() as running:
+        yield running
+
+
+@pytest.fixture
+def server(_shared: Running) -> Running:
+    """The module's server with an empty ``seen`` queue and ``release`` not set."""
+    _shared.service.seen.queue.clear()
+    _shared.on_loop(_shared.service.release.clear)
+    return _shared
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[RawClient]:
+    raw = RawClient(server.port)
+    yield raw
+    raw.close()
+
+
+@pytest.fixture
+def channel(server: Running) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as opened:
+        yield opened
