@@ -68,7 +68,7 @@ class WalWriter:
         try:
             while self._take():
                 pass
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the log cannot go on
+        except BaseException as error:
             self._call_soon(partial(self._on_error, error))
 
     def _take(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from rpc_harness import RawClient, Running
+from tests.rpc.harness import RawClient, Running
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rpc_harness import RawClient, Running, frame, put
+from tests.rpc.harness import RawClient, Running, frame, put
 
 from kvstore.errors import Code
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rpc_harness import SERVICE, WAIT_S, RawClient, Running, frame, put
+from tests.rpc.harness import SERVICE, WAIT_S, RawClient, Running, frame, put
 
 from kvstore.errors import COMPACTED, INVALID_CLIENT_API_VERSION, Code
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wal_files import METADATA, batch, entry, frames, segments, write_log, zero
 
 from kvstore.storage import wal as wal_module
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.errors import WalExists, WalFailed, WalLocked, WalNotInitialised
 from kvstore.storage.wal import Batch, Wal
 from raft import ConfState, HardState, SnapshotMeta
+from tests.storage.wal_files import METADATA, batch, entry, frames, segments, write_log, zero
 
 CONF = ConfState((1, 2, 3), (1, 2), (4,), (5,), auto_leave=True)
 

@@ -18,6 +18,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 from kvstore.errors import Code, EtcdError
 from kvstore.pb import rpc_pb2
@@ -275,7 +276,11 @@ class RawClient:
         return stream
 
     def data(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """Send bytes within the server's window, waiting for it to open."""
+        """Send bytes within the server's window, until they are sent or the server has answered."""
+        with contextlib.suppress(h2.exceptions.StreamClosedError):
+            self._data(stream, data, end=end)
+
+    def _data(self, stream: int, data: bytes, *, end: bool) -> None:
         while data:
             room = min(
                 self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size
