@@ -31,7 +31,7 @@ def own_version() -> str:
 
 
 def version_lines() -> str:
-    """Return what ``--version`` prints: etcd's form, the first line exactly ``etcd Version: x.y.z``."""
+    """Return what ``--version`` prints; as in etcd, the first line is ``etcd Version: x.y.z``."""
     machine = platform.machine()
     architecture = _ARCHITECTURES.get(machine, machine)
     return (

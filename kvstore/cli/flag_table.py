@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 
 class Kind(Enum):
@@ -74,47 +74,50 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A flag that etcd once had: since which release it is gone, and what took its place."""
+    """A flag that etcd once had: the last release that has it, and what took its place."""
 
     name: str
     default: str
-    gone_since: str
+    last_in: str
     replaced_by: str = ""
 
 
 _SAME: Final = "="
 
 
-def _flag(
-    status: Status, name: str, kind: Kind, default: str, text: str, key: str | None,
-    choices: tuple[str, ...],
-) -> Flag:  # fmt: skip
-    return Flag(name, kind, default, text, status, name if key == _SAME else key, choices)
+class _Define(Protocol):
+    def __call__(
+        self,
+        name: str,
+        kind: Kind,
+        default: str,
+        text: str,
+        key: str | None = _SAME,
+        choices: tuple[str, ...] = (),
+    ) -> Flag: ...
 
 
-def _on(
-    name: str, kind: Kind, default: str, text: str, key: str | None = _SAME,
-    choices: tuple[str, ...] = (),
-) -> Flag:  # fmt: skip
-    return _flag(Status.IMPLEMENTED, name, kind, default, text, key, choices)
+def _define(status: Status) -> _Define:
+    """Return what makes flags of ``status``; ``key``: the config file's key, if not the name."""
+
+    def define(
+        name: str,
+        kind: Kind,
+        default: str,
+        text: str,
+        key: str | None = _SAME,
+        choices: tuple[str, ...] = (),
+    ) -> Flag:
+        config_key = name if key == _SAME else key
+        return Flag(name, kind, default, text, status, config_key, choices)
+
+    return define
 
 
-def _off(
-    name: str, kind: Kind, default: str, text: str, key: str | None = _SAME,
-    choices: tuple[str, ...] = (),
-) -> Flag:  # fmt: skip
-    return _flag(Status.NOT_IMPLEMENTED, name, kind, default, text, key, choices)
-
-
-def _void(
-    name: str, kind: Kind, default: str, text: str, key: str | None = _SAME,
-    choices: tuple[str, ...] = (),
-) -> Flag:  # fmt: skip
-    return _flag(Status.IGNORED, name, kind, default, text, key, choices)
-
-
-def _refused(name: str, kind: Kind, default: str, text: str) -> Flag:
-    return _flag(Status.REFUSED, name, kind, default, text, _SAME, ())
+_on = _define(Status.IMPLEMENTED)
+_off = _define(Status.NOT_IMPLEMENTED)
+_void = _define(Status.IGNORED)
+_refused = _define(Status.REFUSED)
 
 
 def _group(group: str, *flags: Flag) -> tuple[Flag, ...]:
@@ -148,7 +151,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("quota-backend-bytes", Kind.INT, "0",
              "backend size limit in bytes; 0 means 2147483648, negative turns it off"),
         _void("backend-bbolt-freelist-type", Kind.ENUM, "",
-             "no effect: the backend is not bbolt", choices=("array", "map",)),
+             "no effect: the backend is not bbolt", choices=("array", "map")),
         _on("backend-batch-interval", Kind.DURATION, "0s",
              "longest wait before a backend commit; 0 means 100ms"),
         _on("backend-batch-limit", Kind.INT, "0",
@@ -180,7 +183,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("initial-cluster", Kind.STRING, "default=http://localhost:2380",
              "name=url list used at bootstrap (default: this member alone)"),
         _on("initial-cluster-state", Kind.ENUM, "new",
-             "bootstrap or join; ignored once data exists", choices=("new", "existing",)),
+             "bootstrap or join; ignored once data exists", choices=("new", "existing")),
         _on("initial-cluster-token", Kind.STRING, "etcd-cluster",
              "bootstrap token (enters the member and cluster ID)"),
         _on("advertise-client-urls", Kind.URLS, "http://localhost:2379",
@@ -213,7 +216,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _off("discovery-password", Kind.STRING, "",
              "v3 discovery password", key="discovery-config.client.auth.password"),
         _off("discovery-fallback", Kind.ENUM, "exit",
-             "action on discovery failure; proxy is refused", key=None, choices=("exit", "proxy",)),
+             "action on discovery failure; proxy is refused", key=None, choices=("exit", "proxy")),
         _off("discovery-srv", Kind.STRING, "", "DNS SRV domain for bootstrap"),
         _off("discovery-srv-name", Kind.STRING, "", "suffix of the SRV service name"),
         _on("strict-reconfig-check", Kind.BOOL, "true",
@@ -221,7 +224,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("pre-vote", Kind.BOOL, "true", "raft pre-vote"),
         _off("auto-compaction-retention", Kind.STRING, "0", "history kept; 0 off"),
         _on("auto-compaction-mode", Kind.ENUM, "periodic",
-             "unit of auto-compaction-retention", choices=("periodic", "revision",)),
+             "unit of auto-compaction-retention", choices=("periodic", "revision")),
     ),
     *_group(
         "security",
@@ -271,9 +274,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _off("cors", Kind.URLS, "*", "allowed origins"),
         _off("host-whitelist", Kind.STRINGS, "*", "Host headers accepted on plain HTTP, else 421"),
         _off("tls-min-version", Kind.ENUM, "TLS1.2",
-             "lowest TLS version", choices=("TLS1.2", "TLS1.3",)),
+             "lowest TLS version", choices=("TLS1.2", "TLS1.3")),
         _off("tls-max-version", Kind.ENUM, "",
-             "highest TLS version, empty is Go default", choices=("", "TLS1.2", "TLS1.3",)),
+             "highest TLS version, empty is Go default", choices=("", "TLS1.2", "TLS1.3")),
     ),
     *_group(
         "auth",
@@ -286,7 +289,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "monitoring",
         _off("enable-pprof", Kind.BOOL, "false", "serve /debug/pprof/ on the client port"),
         _off("metrics", Kind.ENUM, "basic",
-             "extensive adds gRPC latency histograms", choices=("basic", "extensive",)),
+             "extensive adds gRPC latency histograms", choices=("basic", "extensive")),
         _off("listen-metrics-urls", Kind.URLS, "", "extra listeners for /metrics and health paths"),
     ),
     *_group(
@@ -295,8 +298,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("log-outputs", Kind.STRINGS, "default", "default, stderr, stdout or file paths"),
         _on("log-level", Kind.ENUM, "info",
              "least level that is logged",
-             choices=("debug", "info", "warn", "error", "panic", "fatal",)),
-        _on("log-format", Kind.ENUM, "json", "log encoding", choices=("json", "console",)),
+             choices=("debug", "info", "warn", "error", "panic", "fatal")),
+        _on("log-format", Kind.ENUM, "json", "log encoding", choices=("json", "console")),
         _off("enable-log-rotation", Kind.BOOL, "false", "rotate one log file"),
         _off("log-rotation-config-json", Kind.STRING, '{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}',
              "rotation settings"),

@@ -1,7 +1,7 @@
 """Numbers, truth values and durations as Go's ``flag`` package reads them.
 
-etcd's flags are Go's: ``0x10``, ``1_000``, ``T`` and ``1h2.5s`` are all good values. The errors are Go's
-two texts, ``parse error`` and ``value out of range``, because etcd prints them.
+etcd's flags are Go's: ``0x10``, ``1_000``, ``T`` and ``1h2.5s`` are all good values. The errors are
+Go's two texts, ``parse error`` and ``value out of range``, because etcd prints them.
 """
 
 from __future__ import annotations

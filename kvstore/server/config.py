@@ -1,4 +1,4 @@
-"""What one member is configured with: every implemented setting, typed, in SI units, with its limits.
+"""What one member is configured with: every implemented setting, typed, with unit and limits.
 
 ``Config`` is the only thing the server reads settings from. Flags, ``ETCD_*`` variables and the
 config file end here (`kvstore.cli.flags` reads them); nothing in the server looks at ``sys.argv``
@@ -54,7 +54,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The settings of one member. Each field is the flag of the same name unless it says otherwise."""
+    """The settings of one member; a field is the flag of the same name unless it says otherwise."""
 
     name: str = DEFAULT_NAME
     """Member name; with `initial_cluster` it says which of the bootstrap members this is."""
@@ -167,7 +167,7 @@ def format_initial_cluster(cluster: InitialCluster) -> str:
 
 
 def verify(config: Config) -> None:
-    """Raise `ConfigError` at the first rule that ``config`` breaks; nothing on disk is looked at."""
+    """Raise `ConfigError` at the first rule that ``config`` breaks; does not look at the disk."""
     _verify_timing(config)
     _verify_numbers(config)
     _verify_listen_urls("--listen-peer-urls", config.listen_peer_urls)

@@ -6,8 +6,8 @@ the thread that logs, without a queue: a line that was logged is written, also w
 ends at once after it. What is hot must not log.
 
 The JSON line: ``{"level", "ts" (UTC, milliseconds), "caller", "msg", fields...}``; an exception
-adds ``error`` and ``stacktrace``. The console line has the same parts between tabs, the fields as one
-JSON object at its end.
+adds ``error`` and ``stacktrace``. The console line has the same parts between tabs, the fields as
+one JSON object at its end.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class UrlError(ValueError):
 
 
 def parse_urls(text: str) -> tuple[str, ...]:
-    """Return the comma-separated URLs of ``text``, sorted; raise `UrlError` for the first bad one."""
-    return sort_urls(text.split(","))
+    """Return the comma-separated URLs of ``text``, sorted, none if it is empty; raise `UrlError`."""
+    return sort_urls(text.split(",")) if text else ()
 
 
 def sort_urls(texts: Iterable[str]) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def check_url(text: str) -> str:
 
 
 def split_host_port(url: str) -> tuple[str, int]:
-    """Return host (IPv6 without brackets; may be empty) and port; raise ValueError without a port."""
+    """Return host (IPv6 without brackets; may be empty) and port; ValueError without a port."""
     authority = urlsplit(url).netloc
     host, colon, port = authority.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()):

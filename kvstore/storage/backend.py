@@ -35,7 +35,7 @@ ABSENT: Final = Absent()
 
 
 class Backend(Protocol):
-    """Ordered tables of bytes. All methods are for one thread (the loop), unless they say otherwise."""
+    """Ordered tables of bytes. All methods are for one thread (the loop) unless they say so."""
 
     @property
     def pending_bytes(self) -> int:
@@ -62,7 +62,7 @@ class Backend(Protocol):
         """
 
     def commit(self) -> None:
-        """Make all writes durable before returning. Raises `BackendFailed`: the process must end."""
+        """Make all writes durable, then return. Raises `BackendFailed`: the process must end."""
 
     def freeze(self) -> Callable[[], None] | None:
         """Set the writes so far aside and return the function that commits them, None without any.

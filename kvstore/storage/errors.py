@@ -54,7 +54,7 @@ class WalFailed(WalError):
 
 
 class WalNotInitialised(WalError):
-    """The directory holds no log (or only what a first start left behind before it was complete)."""
+    """The directory holds no log, or only what a first start left that did not complete."""
 
     def __init__(self, directory: str) -> None:
         super().__init__(f"no write-ahead log in {directory}")
@@ -106,7 +106,7 @@ class BackendFailed(BackendError):
 
 
 class CopyFailed(BackendError):
-    """A copy could not be made (no space, for example). The backend itself is untouched and serves on."""
+    """A copy could not be made (no space, say). The backend itself is untouched and serves on."""
 
     def __init__(self, path: str, cause: object) -> None:
         super().__init__(f"cannot copy the backend to {path}: {cause}")
@@ -114,7 +114,10 @@ class CopyFailed(BackendError):
 
 
 class SnapshotRejected(StorageError):
-    """A received snapshot is not what its sender announced, or could not be kept. Nothing is left of it."""
+    """A received snapshot is not what its sender announced, or could not be kept.
+
+    Nothing is left of it.
+    """
 
     def __init__(self, path: str, reason: object) -> None:
         super().__init__(f"received snapshot {path} rejected: {reason}")

@@ -4,20 +4,20 @@ Stored values are `u32 big-endian CRC-32 | value`, the CRC over table name, key 
 pages have no checksum, and a flipped key must not pass off a value as another's. It is checked at
 each read.
 
-Choices: every commit is a full `sync` with `metasync`, because the log may be released up to a commit
-and leaving metasync out can lose the last one in a power cut (it saves about 0.2 ms of a commit on a
-thread nobody waits for). Never writemap (SIGBUS on a full disk). `lock=True`, though there is one
-process only: without the reader table a commit could reuse pages that a scan is reading. Reads go
-through one read transaction that is kept open and renewed after each commit. The map is virtual space
-and sparse, so it is large from the start and grown only at open, when no transaction is active.
+Choices: every commit is a full `sync` with `metasync`, because the log may be released up to a
+commit and leaving metasync out can lose the last one in a power cut (it saves about 0.2 ms of a
+commit on a thread nobody waits for). Never writemap (SIGBUS on a full disk). `lock=True`, though
+there is one process only: without the reader table a commit could reuse pages that a scan is
+reading. Reads go through one read transaction that is kept open and renewed after each commit. The
+map is virtual space and sparse, so it is large from the start and grown only at open, when no
+transaction is active.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
-from struct import Struct
-from struct import error as StructError
 from typing import TypeAlias
 from zlib import crc32
 
@@ -33,7 +33,7 @@ MAP_BYTES = 64 << 30
 _MAX_MAP_SHARE = 2
 """At open the map is doubled until the file takes no more than one part in this many."""
 
-_CRC = Struct(">I")
+_CRC = struct.Struct(">I")
 _CRC_BYTES = _CRC.size
 _META_PAGES = 2
 _SEEDS = {table: crc32(table.encode()) for table in TABLES}
@@ -99,7 +99,7 @@ class LmdbBackend:
                 return stored
         except lmdb.BadValsizeError:
             return None
-        except (lmdb.Error, StructError) as error:
+        except (lmdb.Error, struct.error) as error:
             raise CorruptBackend(table, key, str(error)) from error
         raise CorruptBackend(table, key, "the value does not match its checksum")
 
@@ -269,7 +269,7 @@ def _scan(
                 if crc32(value, crc32(key, seed)) != unpack_from(raw)[0]:
                     raise CorruptBackend(table, key, "the value does not match its checksum")
                 yield key, value
-    except (lmdb.Error, StructError) as error:
+    except (lmdb.Error, struct.error) as error:
         raise CorruptBackend(table, key, str(error)) from error
     finally:
         txn.abort()

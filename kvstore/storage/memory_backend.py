@@ -1,8 +1,8 @@
 """A backend in memory with the same contract as LMDB's: for simulation and for fast tests.
 
-It keeps what is committed apart from what is not, so that `crash` can drop the latter. Nothing here
-touches the disk: copies go to the `files` that the backend was given. A scan copies its range, which
-suits the sizes of a simulation.
+It keeps what is committed apart from what is not, so that `crash` can drop the latter. Nothing
+here touches the disk: copies go to the `files` that the backend was given. A scan copies its range,
+which suits the sizes of a simulation.
 """
 
 from __future__ import annotations

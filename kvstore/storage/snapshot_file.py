@@ -16,7 +16,7 @@ _PARTIAL = ".receiving"
 
 
 class IncomingSnapshot:
-    """One snapshot while it arrives: `write` chunks, `finish`, `install`; or `discard` at any time."""
+    """One snapshot while it arrives: `write` chunks, `finish`, `install`; or `discard`."""
 
     def __init__(self, path: str | os.PathLike[str], size: int) -> None:
         """Begin to receive `size` bytes that shall end up at `path`.

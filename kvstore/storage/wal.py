@@ -60,8 +60,8 @@ SEGMENT_BYTES = 64 << 20
 """Size of a segment file. A group of batches that needs more gets a segment of its own size."""
 
 ZERO_AHEAD_BYTES = 256 << 10
-"""How far zeros are written ahead of the frames. On ext4, frames of 4 KB: mean append 139 µs without,
-90 µs with; larger stretches gain no more."""
+"""How far zeros are written ahead of the frames. On ext4, frames of 4 KB: mean append 139 µs
+without, 90 µs with; larger stretches gain no more."""
 
 MAX_PAYLOAD_BYTES = 1 << 30
 """Most bytes of encoded batches in one `append`."""

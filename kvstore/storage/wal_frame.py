@@ -10,11 +10,11 @@ Pure functions over bytes; no file is touched here. A frame starts at a multiple
     ..  1 to 8 footer bytes 0xA5 up to the next multiple of 8
 
 None of the three header units is ever all zero, nor is the footer, and a payload with a run of 256
-zero bytes is stored guarded (a 0xA5 behind each 511 bytes). Hence each 512-byte sector that a frame
-touches has a non-zero byte of that frame, and no flipped bit or byte makes it all zero. Segments are
+zero bytes is stored guarded (a 0xA5 behind each 511 bytes). Hence each 512-byte sector that a
+frame touches has a non-zero byte of that frame, and no flipped bit makes it all zero. Segments are
 preallocated zeros and only one frame is ever in flight, so a sector that a power cut kept from the
-disk is all zeros: that, in the last frame of the log, is a torn write. Everything else that does not
-check is damage.
+disk is all zeros: that, in the last frame of the log, is a torn write. Everything else that does
+not check is damage.
 
 The salt keeps a client from storing a value that looks like a valid frame.
 """
@@ -34,7 +34,7 @@ SEAL_BYTES = HEADER_BYTES + ALIGNMENT
 """Size of a frame without payload."""
 
 SEGMENT, BATCH, SEAL = 1, 2, 3
-"""Kinds: a segment's first frame, a group of batches, and the end of a segment that has a successor."""
+"""Kinds: a segment's first frame, a group of batches, the end of a segment with a successor."""
 
 _PLAIN, _GUARDED = 0, 1
 _MAGIC = 0x57A5

@@ -1,4 +1,4 @@
-"""What the log's frames hold: the payload of a segment's first frame and that of a group of batches.
+"""What the log's frames hold: the payloads of a segment's first frame and of a group of batches.
 
 Pure encoding and decoding; frames and files are elsewhere. Integers are little-endian. A group is
 the concatenation of its batches; which parts a batch has is said by its first byte.

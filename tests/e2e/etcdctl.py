@@ -67,7 +67,8 @@ class EtcdctlStream:
         )
         self._queue: queue.Queue[str | None] = queue.Queue()
         assert self.process.stdout is not None
-        threading.Thread(target=self._pump, args=(self.process.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._pump, args=(self.process.stdout,))
+        self._reader.start()
 
     def _pump(self, stdout: IO[str]) -> None:
         for line in stdout:
@@ -105,6 +106,10 @@ class EtcdctlStream:
     ) -> None:
         self.process.kill()
         self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _command(args: Sequence[str], endpoints: Sequence[str]) -> list[str]:

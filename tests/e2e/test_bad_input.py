@@ -256,10 +256,11 @@ def test_http_requests_for_nothing_get_http_answers(cluster: Cluster) -> None:
     base = f"http://{cluster.members[0].endpoint}"
     with urllib.request.urlopen(f"{base}/version", timeout=END_SECONDS) as answer:
         assert b"etcdserver" in answer.read()
-    for path, code in (("/no/such/page", 404), ("/etcdserverpb.KV/Put", 404)):
+    for path in ("/no/such/page", "/etcdserverpb.KV/Put"):
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"{base}{path}", timeout=END_SECONDS)
-        assert caught.value.code in (code, 405, 415)
+        caught.value.close()
+        assert caught.value.code in (404, 405, 415)
 
 
 def test_many_connections_that_say_nothing(cluster: Cluster) -> None:

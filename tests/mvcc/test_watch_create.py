@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
-from watch_world import CLUSTER_ID, MEMBER_ID, TERM, World, revisions, summary
 
 from kvstore import errors
+from kvstore.mvcc.watch import WatchHub
+from tests.mvcc.watch_world import CLUSTER_ID, MEMBER_ID, TERM, World, revisions, summary
 
 
 def test_one_stream_answers_creates_in_request_order() -> None:
@@ -283,10 +286,6 @@ def test_a_closed_stream_is_forgotten() -> None:
 )
 def test_settings_out_of_range_are_named(bad: dict[str, float]) -> None:
     """WCH-33: the shortest progress interval is 100 ms."""
-    from random import Random
-
-    from kvstore.mvcc.watch import WatchHub
-
     world = World()
     good = {"cluster_id": 1, "member_id": 1, "max_request_bytes": 1, "progress_interval": 0.1}
     WatchHub(world.store, random=Random(1), **good)

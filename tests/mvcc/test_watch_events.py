@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from watch_world import MAX_REQUEST_BYTES, NODELETE, NOPUT, World, revisions, summary
 
 from kvstore.mvcc.watch import (
     CATCH_UP_RESPONSE_BYTES,
@@ -11,6 +10,7 @@ from kvstore.mvcc.watch import (
     MESSAGE_OVERHEAD_BYTES,
 )
 from kvstore.pb.kv_pb2 import KeyValue
+from tests.mvcc.watch_world import MAX_REQUEST_BYTES, NODELETE, NOPUT, World, revisions, summary
 
 LIVE_OR_HISTORY = pytest.mark.parametrize("live", [True, False], ids=["live", "history"])
 

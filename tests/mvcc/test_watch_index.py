@@ -47,9 +47,7 @@ def test_groups_hold_exactly_the_items_that_watch_the_key(
     for key in keys:
         found = [id(item) for group in index.groups(key) for item in group]
         expected = [
-            id(item)
-            for item in present
-            if item.key <= key and (item.end is None or key < item.end)
+            id(item) for item in present if item.key <= key and (item.end is None or key < item.end)
         ]
         assert sorted(found) == sorted(expected)
     assert sorted(map(id, index)) == sorted(map(id, present))

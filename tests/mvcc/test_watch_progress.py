@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watch_world import PROGRESS_INTERVAL_S, TERM, World, revisions
+from tests.mvcc.watch_world import PROGRESS_INTERVAL_S, TERM, World, revisions
 
 LATEST_S = PROGRESS_INTERVAL_S * 1.1
 """By now the interval is over, jitter included."""

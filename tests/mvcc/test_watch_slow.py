@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from watch_world import TERM, World, revisions
-
 from kvstore.mvcc import watch as watch_module
 from kvstore.mvcc.watch import CATCH_UP_COHORTS, CATCH_UP_REVISIONS
 from kvstore.mvcc.watch_stream import QUEUE_RESPONSES
+from tests.mvcc.watch_world import TERM, World, revisions
 
 
 def test_a_slow_client_falls_back_to_history_and_loses_nothing() -> None:

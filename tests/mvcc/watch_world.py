@@ -24,9 +24,7 @@ NODELETE = WatchCreateRequest.NODELETE
 class World:
     """One member's store and hub; `now` is its clock."""
 
-    def __init__(
-        self, *, max_request_bytes: int = MAX_REQUEST_BYTES, **limits: int
-    ) -> None:
+    def __init__(self, *, max_request_bytes: int = MAX_REQUEST_BYTES, **limits: int) -> None:
         self.backend = MemoryBackend()
         self.store = Store(self.backend)
         self.hub = WatchHub(
