@@ -200,7 +200,9 @@ def _add_environment(settings: Settings, environment: Mapping[str, str]) -> None
         elif flag.name in settings.values:
             fields = {"environment-variable": key}
             notice = Notice(
-                "warn", "environment variable is shadowed by corresponding command-line flag", fields
+                "warn",
+                "environment variable is shadowed by corresponding command-line flag",
+                fields,
             )
         else:
             try:
@@ -281,7 +283,9 @@ def _check_removed(settings: Settings, key: str, value: object) -> None:
     old_default = {"": removed.default, "None": removed.default, "False": "false", "True": "true"}
     if old_default.get(str(value), str(value)) != removed.default:
         instead = f"; use {removed.replaced_by}" if removed.replaced_by else ""
-        raise ConfigError(f'{where}: key "{key}" was removed, last in etcd {removed.last_in}{instead}')
+        raise ConfigError(
+            f'{where}: key "{key}" was removed, last in etcd {removed.last_in}{instead}'
+        )
     fields = {"key": key, "last-in": removed.last_in}
     settings.notices.append(Notice("warn", "ignored removed key of the config file", fields))
 

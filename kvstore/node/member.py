@@ -36,7 +36,7 @@ from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import META, Backend
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.wal import Batch
-from kvstore.wire import HeaderEncoder
+from kvstore.node.header import HeaderEncoder
 from raft import (
     CONF_CHANGE,
     ConfState,
@@ -367,6 +367,8 @@ class Member:
                 if waiter is not None:
                     waiter[0](header.encode(revision, term) + body)
             except EtcdError as error:
+                # Shared constants must not collect tracebacks, see rpc.grpc.
+                error.__traceback__ = error.__context__ = None
                 waiter = waiters.pop(request_id, None)
                 if waiter is not None:
                     waiter[0](error)
@@ -451,9 +453,7 @@ class Member:
         if self._frozen is not None:
             self.durable, self._frozen = self._frozen, None
         grown = self.durable.index - self._snapshot_index
-        if grown >= self.limits.snapshot_count or (
-            grown and self._logged_bytes > MAX_LOG_BYTES
-        ):
+        if grown >= self.limits.snapshot_count or (grown and self._logged_bytes > MAX_LOG_BYTES):
             self._compact_log()
 
     def _compact_log(self) -> None:
@@ -495,5 +495,3 @@ class Member:
         self.reads.stop(STOPPED)
         for request_id in list(self._waiters):
             self._fail(request_id, STOPPED)
-
-

@@ -191,7 +191,9 @@ class _Outgoing(asyncio.Protocol):
             self._head = None
             if not self.accepted.done():
                 if status:
-                    self.accepted.set_exception(ConnectionRefusedError(text.decode(errors="replace")))
+                    self.accepted.set_exception(
+                        ConnectionRefusedError(text.decode(errors="replace"))
+                    )
                 else:
                     self.accepted.set_result(None)
         try:
@@ -424,9 +426,7 @@ class PeerTransport:
                     await asyncio.sleep(0.002)
         transport.write(digest.digest())
         self.stats.sent[message.to] = self.stats.sent.get(message.to, 0) + size
-        waited, _ = await asyncio.wait(
-            [done, protocol.closed], return_when=asyncio.FIRST_COMPLETED
-        )
+        waited, _ = await asyncio.wait([done, protocol.closed], return_when=asyncio.FIRST_COMPLETED)
         self._calls.pop(call_id, None)
         if done not in waited:
             raise ConnectionResetError("closed before the snapshot was confirmed")

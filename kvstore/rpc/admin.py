@@ -143,7 +143,9 @@ class HealthService:
         response.statuses[""].status = health_pb2.HealthCheckResponse.SERVING
         return response.SerializeToString()
 
-    async def watch(self, call: Call, requests: AsyncIterator[health_pb2.HealthCheckRequest], send: Send) -> None:
+    async def watch(
+        self, call: Call, requests: AsyncIterator[health_pb2.HealthCheckRequest], send: Send
+    ) -> None:
         """Say the state once and keep the stream: only the server's stop changes it, and ends it."""
         async for request in requests:
             await send([self.check(call, request)])

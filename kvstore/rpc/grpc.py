@@ -517,6 +517,9 @@ def _end(call: Call, task: asyncio.Task[Any], status: EtcdError) -> None:
 def _status(call: Call, outcome: BaseException) -> EtcdError:
     """Name the gRPC status of what a handler raised. Marks the call when its client has gone."""
     if isinstance(outcome, EtcdError):
+        # The catalogue's errors are shared: a traceback left on one would grow with each raise and
+        # keep every frame, and what hangs on it, alive.
+        outcome.__traceback__ = outcome.__context__ = None
         return outcome
     if isinstance(outcome, asyncio.CancelledError):
         task = asyncio.current_task()

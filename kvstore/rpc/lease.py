@@ -79,9 +79,7 @@ class LeaseService:
         lost_leader = self._guard.guard(self._core, call)
         worker = asyncio.ensure_future(self._keep_alive(requests, send))
         try:
-            done, _ = await asyncio.wait(
-                {worker, lost_leader}, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({worker, lost_leader}, return_when=asyncio.FIRST_COMPLETED)
             for ended in done:
                 ended.result()
         finally:

@@ -66,9 +66,7 @@ class WatchService:
         waiting: set[asyncio.Future[None]] = {reader, writer, lost_leader}
         try:
             while True:
-                done, waiting = await asyncio.wait(
-                    waiting, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for ended in done:
                     ended.result()
         finally:

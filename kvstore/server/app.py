@@ -76,9 +76,7 @@ def _register(router: GrpcRouter, server: Server) -> None:
     stream(
         "/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest.FromString, lease.keep_alive
     )
-    unary(
-        "/etcdserverpb.Cluster/MemberList", pb.MemberListRequest.FromString, cluster.member_list
-    )
+    unary("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest.FromString, cluster.member_list)
     service = "/etcdserverpb.Maintenance/"
     unary(service + "Status", pb.StatusRequest.FromString, maintenance.status)
     unary(service + "Hash", pb.HashRequest.FromString, maintenance.hash)

@@ -62,9 +62,7 @@ def lock(data_dir: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise DataDirError(
-                f"data directory {data_dir} is in use by another process"
-            ) from error
+            raise DataDirError(f"data directory {data_dir} is in use by another process") from error
         raise DataDirError(f"cannot lock data directory {data_dir}: {error}") from error
     return descriptor
 
@@ -183,9 +181,7 @@ def _check_owner(config: Config, cluster: Cluster, member_id: int) -> None:
     """Refuse to start on the data of another member of the cluster."""
     owner = cluster.members.get(member_id)
     if owner is None:
-        raise DataDirError(
-            f"member {member_id:x}, whose data {config.data_dir} holds, was removed"
-        )
+        raise DataDirError(f"member {member_id:x}, whose data {config.data_dir} holds, was removed")
     for other in cluster.members.values():
         if other.id != member_id and other.name and other.name == config.name:
             raise DataDirError(

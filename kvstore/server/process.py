@@ -441,5 +441,3 @@ def run(config: Config) -> int:
         return asyncio.run(_serve(config, state))
     finally:
         os.close(descriptor)
-
-

@@ -1,8 +1,8 @@
 """The thread that writes the log, so that the event loop never waits for a disk.
 
 While one group is being written and synced (without the GIL), the loop queues more; the next group
-is all of it. There is no timer and no waiting for a group to fill: an idle log writes at once, a busy
-one forms larger groups by itself.
+is all of it. There is no timer and no waiting for a group to fill: an idle log writes at once, a
+busy one forms larger groups by itself.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from queue import SimpleQueue
 from kvstore.storage.wal import Batch, Wal
 
 GROUP_BYTES = 64 << 20
-"""A group takes no further batch once its entries' data have this many bytes; what is over goes into
-the next one. Bounds the memory of a frame when a stalled disk has let the queue grow."""
+"""A group takes no further batch once its entries have this many bytes; what is over goes into the
+next one. Bounds the memory of a frame when a stalled disk has let the queue grow."""
 
 _Release = int
 _Work = tuple[int, Batch] | _Release | None
 
 
 class WalWriter:
-    """Owns a `Wal` and its thread. All methods are called on the loop and return at once, but `close`.
+    """Owns a `Wal` and its thread. All methods are for the loop; only `close` blocks.
 
     `on_done(token)` is called, through `call_soon`, with the highest token that is durable; tokens
     are submitted in rising order, so it stands for all before it. After the first error
@@ -60,7 +60,7 @@ class WalWriter:
         self._queue.put(index)
 
     def close(self) -> None:
-        """Write all that is queued, then end the thread. The `Wal` stays open: it is the caller's."""
+        """Write all that is queued, then end the thread. The `Wal` stays open."""
         self._queue.put(None)
         self._thread.join()
 
@@ -72,7 +72,7 @@ class WalWriter:
             self._call_soon(partial(self._on_error, error))
 
     def _take(self) -> bool:
-        """Wait for work and do all that is queued, as far as it makes one group; False at the end."""
+        """Wait for work and do what is queued, as far as it makes one group; False at the end."""
         queue = self._queue
         batches: list[Batch] = []
         token, size = 0, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -42,37 +43,32 @@ class LessorMachine(RuleBasedStateMachine):
 
     @rule(lease_id=IDS, ttl=st.integers(-1, 12))
     def grant(self, lease_id: int, ttl: int) -> None:
-        try:
-            effective = self.lessor.grant(lease_id, ttl, self.now)
-        except EtcdError as error:
-            assert error is errors.LEASE_EXIST
-            assert lease_id in self.leases
+        if lease_id in self.leases:
+            with pytest.raises(EtcdError, match=errors.LEASE_EXIST.message):
+                self.lessor.grant(lease_id, ttl, self.now)
             return
-        assert lease_id not in self.leases
+        effective = self.lessor.grant(lease_id, ttl, self.now)
         assert effective == max(ttl, MIN_TTL_S)
         expiry = self.now + effective if self.leads else math.inf
         self.leases[lease_id] = ModelLease(effective, expiry)
 
     @rule(lease_id=IDS)
     def revoke(self, lease_id: int) -> None:
-        try:
-            keys = self.lessor.revoke(lease_id)
-        except EtcdError as error:
-            assert error is errors.LEASE_NOT_FOUND
-            assert lease_id not in self.leases
+        if lease_id not in self.leases:
+            with pytest.raises(EtcdError, match=errors.LEASE_NOT_FOUND.message):
+                self.lessor.revoke(lease_id)
             return
-        assert keys == self.keys_of(lease_id)
+        assert self.lessor.revoke(lease_id) == self.keys_of(lease_id)
         del self.leases[lease_id]
         self.lease_of = {k: owner for k, owner in self.lease_of.items() if owner != lease_id}
 
     @rule(lease_id=IDS, key=KEYS)
     def attach(self, lease_id: int, key: bytes) -> None:
-        try:
-            self.lessor.attach(lease_id, key)
-        except EtcdError as error:
-            assert error is errors.LEASE_NOT_FOUND
-            assert lease_id not in self.leases
+        if lease_id not in self.leases:
+            with pytest.raises(EtcdError, match=errors.LEASE_NOT_FOUND.message):
+                self.lessor.attach(lease_id, key)
             return
+        self.lessor.attach(lease_id, key)
         self.lease_of[key] = lease_id
 
     @rule(key=KEYS)

@@ -200,8 +200,12 @@ def test_a_compacted_start_is_created_and_then_cancelled() -> None:
     client.create(b"a", start_revision=3)
     world.catch_up()
     created, canceled = client.take()
-    assert created.created and not created.canceled and created.watch_id == 0
-    assert canceled.canceled and not canceled.created and canceled.watch_id == 0
+    assert created.created
+    assert not created.canceled
+    assert created.watch_id == 0
+    assert canceled.canceled
+    assert not canceled.created
+    assert canceled.watch_id == 0
     assert canceled.compact_revision == 4
     assert (canceled.cancel_reason, canceled.header.revision) == ("", 0)
     assert not canceled.events

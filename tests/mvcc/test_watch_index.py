@@ -70,5 +70,6 @@ def test_the_prefix_interval_holds_exactly_the_keys_with_the_prefix(
     prefix: bytes, rest: bytes
 ) -> None:
     end = prefix_end(prefix)
-    assert prefix <= prefix + rest and (end is None or prefix + rest < end)
+    assert prefix <= prefix + rest
+    assert end is None or prefix + rest < end
     assert end is None or not end.startswith(prefix)

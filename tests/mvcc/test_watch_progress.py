@@ -11,7 +11,9 @@ LATEST_S = PROGRESS_INTERVAL_S * 1.1
 def assert_is_progress(response, watch_id: int, revision: int) -> None:
     """WCH-31: how clientv3 recognises it."""
     assert (response.watch_id, response.header.revision) == (watch_id, revision)
-    assert not response.created and not response.canceled and not response.events
+    assert not response.created
+    assert not response.canceled
+    assert not response.events
     assert response.compact_revision == 0
 
 

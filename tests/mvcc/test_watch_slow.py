@@ -99,7 +99,8 @@ def test_replies_to_requests_are_queued_even_when_the_queue_is_full() -> None:
     client.create(b"b")
     client.stream.cancel(0)
     _, created, canceled = client.take()
-    assert created.created and canceled.canceled
+    assert created.created
+    assert canceled.canceled
 
 
 def test_compaction_overtaking_a_slow_watch_cancels_it_after_what_is_queued() -> None:
@@ -113,7 +114,8 @@ def test_compaction_overtaking_a_slow_watch_cancels_it_after_what_is_queued() ->
     world.catch_up()
     first, second, canceled = client.take()
     assert revisions([first, second]) == [2, 3]
-    assert canceled.canceled and canceled.compact_revision == 6
+    assert canceled.canceled
+    assert canceled.compact_revision == 6
     assert canceled.header.revision == 0
     world.put(b"a")
     world.catch_up()

@@ -66,7 +66,7 @@ class World:
             pass
 
     def install_snapshot(self, *writes: tuple[bytes, bytes]) -> int:
-        """Let the cluster write behind this member's back, then install the result as a snapshot."""
+        """Let the cluster write behind this member's back and install the result."""
         leader = Store(self.backend)
         for key, value in writes:
             txn = leader.begin()
@@ -105,7 +105,8 @@ class Client:
         """Create a watch that must succeed; return its id. Takes what is waiting before it."""
         self.create(key, range_end, **options)
         reply = self.take()[-1]
-        assert reply.created and not reply.canceled
+        assert reply.created
+        assert not reply.canceled
         return int(reply.watch_id)
 
     def take(self, max_bytes: int = 1 << 40) -> list[WatchResponse]:

@@ -1,4 +1,4 @@
-"""A block of entries survives the way through bytes, and anything cut or contradictory is refused."""
+"""A block of entries survives the way through bytes; what is cut or contradictory is refused."""
 
 from __future__ import annotations
 
@@ -49,11 +49,10 @@ def test_a_block_cut_at_any_byte_is_refused():
 def test_arbitrary_bytes_are_decoded_inside_their_bounds_or_refused(data):
     try:
         _, entries, end = decode_entries(data)
-    except CodecError as error:
-        assert "entry block" in str(error)
-    else:
-        assert end <= len(data)
-        assert sum(len(d) for _, _, d in entries) <= len(data)
+    except CodecError:
+        return
+    assert end <= len(data)
+    assert sum(len(d) for _, _, d in entries) <= len(data)
 
 
 def test_a_count_beyond_the_input_is_refused_before_anything_is_allocated():

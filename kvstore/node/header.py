@@ -6,19 +6,7 @@ constant part is encoded once.
 
 from __future__ import annotations
 
-
-def varint(value: int) -> bytes:
-    """Encode a non-negative integer below 2**64, or a negative one above -2**63, as protobuf does."""
-    if value < 0:
-        value += 1 << 64
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+from kvstore.mvcc.keyvalue import varint
 
 
 class HeaderEncoder:

@@ -1,0 +1,156 @@
+"""Turns what the user set into a `Config`: defaults that depend on others, units, refusals.
+
+etcd's "0 means the default" ends here, and so do flags that this server knows but does not have: they
+pass only at their default. Rules between settings are in `kvstore.server.config`.
+"""
+
+from __future__ import annotations
+
+from kvstore.cli.flag_table import BY_NAME, Status
+from kvstore.cli.flags import Settings, Value, default_value
+from kvstore.server.config import (
+    DEFAULT_BATCH_INTERVAL_S,
+    DEFAULT_BATCH_LIMIT,
+    DEFAULT_COMPACTION_BATCH_LIMIT,
+    DEFAULT_COMPACTION_SLEEP_S,
+    DEFAULT_QUOTA_BACKEND_BYTES,
+    DEFAULT_SNAPSHOT_COUNT,
+    DEFAULT_WATCH_PROGRESS_INTERVAL_S,
+    MIN_WATCH_PROGRESS_INTERVAL_S,
+    Config,
+    ConfigError,
+    InitialCluster,
+    parse_initial_cluster,
+    verify,
+)
+
+_NS_PER_S = 10**9
+
+
+class NotImplementedFlag(Exception):
+    """A flag of etcd is set that this server does not have; the text names it."""
+
+
+class _Reader:
+    """Typed access to the settings, with the table's defaults behind them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._values = settings.values
+
+    def value(self, name: str) -> Value:
+        found = self._values.get(name)
+        return default_value(BY_NAME[name]) if found is None else found
+
+    def text(self, name: str) -> str:
+        value = self.value(name)
+        assert isinstance(value, str), name
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self.value(name)
+        assert isinstance(value, tuple), name
+        return value
+
+    def number(self, name: str) -> int:
+        value = self.value(name)
+        assert isinstance(value, int), name
+        return value
+
+    def switch(self, name: str) -> bool:
+        value = self.value(name)
+        assert isinstance(value, bool), name
+        return value
+
+    def seconds(self, name: str) -> float:
+        return self.number(name) / _NS_PER_S
+
+
+def build_config(settings: Settings) -> Config:
+    """Return the verified configuration.
+
+    Raises:
+        NotImplementedFlag: a flag without implementation is set to something else than its default.
+        ConfigError: a rule is broken; the text names the flag.
+    """
+    refuse_missing(settings)
+    # The config file is exempt, as in etcd: there the advertised default stays.
+    if (
+        not settings.config_file
+        and "listen-client-urls" in settings.values
+        and "advertise-client-urls" not in settings.values
+    ):
+        raise ConfigError(
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly"
+        )
+    read = _Reader(settings)
+    name = read.text("name")
+    config = Config(
+        name=name,
+        data_dir=str(settings.values.get("data-dir") or f"{name}.etcd"),
+        wal_dir=read.text("wal-dir"),
+        snapshot_count=read.number("snapshot-count") or DEFAULT_SNAPSHOT_COUNT,
+        snapshot_catchup_entries=read.number("snapshot-catchup-entries"),
+        heartbeat_ms=read.number("heartbeat-interval"),
+        election_ms=read.number("election-timeout"),
+        initial_election_tick_advance=read.switch("initial-election-tick-advance"),
+        pre_vote=read.switch("pre-vote"),
+        strict_reconfig_check=read.switch("strict-reconfig-check"),
+        max_learners=read.number("max-learners"),
+        listen_peer_urls=read.texts("listen-peer-urls"),
+        listen_client_urls=read.texts("listen-client-urls"),
+        initial_advertise_peer_urls=read.texts("initial-advertise-peer-urls"),
+        advertise_client_urls=read.texts("advertise-client-urls"),
+        initial_cluster=_initial_cluster(settings, read),
+        initial_cluster_state=read.text("initial-cluster-state"),
+        initial_cluster_token=read.text("initial-cluster-token"),
+        quota_backend_bytes=_quota(read.number("quota-backend-bytes")),
+        backend_batch_interval_s=read.seconds("backend-batch-interval") or DEFAULT_BATCH_INTERVAL_S,
+        backend_batch_limit=read.number("backend-batch-limit") or DEFAULT_BATCH_LIMIT,
+        compaction_batch_limit=read.number("compaction-batch-limit")
+        or DEFAULT_COMPACTION_BATCH_LIMIT,
+        compaction_sleep_s=read.seconds("compaction-sleep-interval") or DEFAULT_COMPACTION_SLEEP_S,
+        max_txn_ops=read.number("max-txn-ops"),
+        max_request_bytes=read.number("max-request-bytes"),
+        max_concurrent_streams=read.number("max-concurrent-streams"),
+        watch_progress_interval_s=_watch_progress(read.seconds("watch-progress-notify-interval")),
+        log_level=read.text("log-level"),
+        log_format=read.text("log-format"),
+        log_outputs=tuple(dict.fromkeys(read.texts("log-outputs"))) or ("default",),
+        warning_apply_s=read.seconds("warning-apply-duration"),
+        warning_unary_s=read.seconds("warning-unary-request-duration"),
+    )
+    verify(config)
+    return config
+
+
+def refuse_missing(settings: Settings) -> None:
+    """Raise `NotImplementedFlag` for the first flag set that this server does not have."""
+    for name, value in settings.values.items():
+        flag = BY_NAME[name]
+        if flag.status not in (Status.NOT_IMPLEMENTED, Status.REFUSED):
+            continue
+        if value == default_value(flag):
+            continue
+        source = settings.sources[name]
+        by = "" if source == f"--{name}" else f" (set by {source})"
+        if flag.status is Status.REFUSED:
+            raise NotImplementedFlag(f"flag --{name} is {flag.description}{by}")
+        raise NotImplementedFlag(f"flag --{name} is not implemented yet in this server{by}")
+
+
+def _initial_cluster(settings: Settings, read: _Reader) -> InitialCluster:
+    if "initial-cluster" in settings.values:
+        return parse_initial_cluster(read.text("initial-cluster"))
+    return ((read.text("name"), read.texts("initial-advertise-peer-urls")),)
+
+
+def _quota(flag_value: int) -> int:
+    """Return bytes, 0 for no limit, from etcd's form (0: the default, negative: no limit)."""
+    return DEFAULT_QUOTA_BACKEND_BYTES if flag_value == 0 else max(flag_value, 0)
+
+
+def _watch_progress(seconds: float) -> float:
+    """Return the interval; a negative one stays as it is, for the error that names the flag."""
+    if seconds == 0:
+        return DEFAULT_WATCH_PROGRESS_INTERVAL_S
+    return max(seconds, MIN_WATCH_PROGRESS_INTERVAL_S) if seconds > 0 else seconds
