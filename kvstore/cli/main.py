@@ -1,7 +1,7 @@
 """The ``kvstore`` command: picks the subcommand, nothing else.
 
-``server`` has Go's flag syntax and reads its own command line; so the choice is made by hand here, by
-the first word, and argparse is left to the subcommands that are ours alone.
+``server`` has Go's flag syntax and reads its own command line; so the choice is made by hand here,
+by the first word, and argparse is left to the subcommands that are ours alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``kvstore server``: from a command line to a running member.
 
-Exit codes are etcd's: 2 for a command line that cannot be read (with the usage), 1 for settings that
-contradict each other (as a log line), and what the server returns once it ran.
+Exit codes are etcd's: 2 for a command line that cannot be read (with the usage), 1 for settings
+that contradict each other (as a log line), and what the server returns once it ran.
 """
 
 from __future__ import annotations

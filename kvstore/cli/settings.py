@@ -1,13 +1,13 @@
 """Turns what the user set into a `Config`: defaults that depend on others, units, refusals.
 
-etcd's "0 means the default" ends here, and so do flags that this server knows but does not have: they
-pass only at their default. Rules between settings are in `kvstore.server.config`.
+etcd's "0 means the default" ends here, and so do flags that this server knows but does not have:
+they pass only at their default. Rules between settings are in `kvstore.server.config`.
 """
 
 from __future__ import annotations
 
 from kvstore.cli.flag_table import BY_NAME, Status
-from kvstore.cli.flags import Settings, Value, default_value
+from kvstore.cli.values import Settings, Value, default_value
 from kvstore.server.config import (
     DEFAULT_BATCH_INTERVAL_S,
     DEFAULT_BATCH_LIMIT,

@@ -449,9 +449,10 @@ class Member:
 
     def end_commit(self) -> None:
         """The frozen part is durable: perhaps the log can be shortened now."""
+        if self._frozen is None:
+            return  # a snapshot took the backend's place meanwhile
         self.backend.thaw()
-        if self._frozen is not None:
-            self.durable, self._frozen = self._frozen, None
+        self.durable, self._frozen = self._frozen, None
         grown = self.durable.index - self._snapshot_index
         if grown >= self.limits.snapshot_count or (grown and self._logged_bytes > MAX_LOG_BYTES):
             self._compact_log()
@@ -469,6 +470,7 @@ class Member:
     def _install(self, meta: SnapshotMeta) -> None:
         """Replace the whole state by a received snapshot; its log record is durable already."""
         self._snapshots.install(meta)
+        self._frozen = None
         self._snapshot_index = meta.index
         self.applied_index, self.applied_term = meta.index, meta.term
         self._conf_state = meta.conf_state

@@ -39,8 +39,11 @@ class ReadQueue:
         self._waiting.append((done, deadline))
 
     def start_round(self, raft: Raft, now: float) -> bool:
-        """Send a round for all waiting reads unless one is under way; True if one was sent."""
-        if self._round or not self._waiting:
+        """Send a round for all waiting reads unless one is under way; True if one was sent.
+
+        Without a leader the reads wait for one.
+        """
+        if self._round or not self._waiting or not raft.leader:
             return False
         self._round, self._waiting = self._waiting, []
         return self._send(raft, now)

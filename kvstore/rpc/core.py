@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from kvstore.errors import NO_LEADER, EtcdError
+from kvstore.errors import NO_LEADER, NO_SPACE, EtcdError
 from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Store
@@ -34,6 +34,10 @@ class Core:
     loop: asyncio.AbstractEventLoop
     random: random.Random
     max_txn_ops: int
+    quota_bytes: int
+    """Most bytes of the backend before writes that grow it are refused; 0: no limit."""
+    backend_bytes: int
+    """Size of the backend as of its last commit."""
     request_timeout_s: float
     election_s: float
 
@@ -46,6 +50,11 @@ class Core:
         """Refuse at once when the client asked for that and there is no leader (GEN-12)."""
         if not self.member.raft.leader and call.hasleader:
             raise NO_LEADER
+
+    def check_quota(self, cost: int) -> None:
+        """Refuse a write that could grow the backend beyond the quota (MNT-12, MNT-13, MNT-15)."""
+        if cost and self.quota_bytes and self.backend_bytes + cost >= self.quota_bytes:
+            raise NO_SPACE
 
     def propose(self, kind: Kind, body: bytes) -> asyncio.Future[bytes]:
         """Replicate a request; the future yields the encoded response once applied here."""

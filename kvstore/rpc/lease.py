@@ -25,6 +25,9 @@ from kvstore.rpc.watch import LeaderGuard
 RETRY_S = 0.05
 """Pause before a renewal that met no leader, or an expired lease, is tried again."""
 
+LEASE_COST_BYTES = 64
+"""What a lease costs against the quota (MNT-12)."""
+
 Send = Callable[[list[bytes]], Awaitable[None]]
 
 
@@ -45,6 +48,7 @@ class LeaseService:
     def grant(self, call: Call, request: rpc_pb2.LeaseGrantRequest) -> Awaitable[bytes]:
         core = self._core
         core.require_leader(call)
+        core.check_quota(LEASE_COST_BYTES)
         if request.TTL > MAX_TTL_S:
             raise LEASE_TTL_TOO_LARGE
         if not request.ID:

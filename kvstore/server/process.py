@@ -70,6 +70,9 @@ class Server:
         self.random = random.Random()
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[Listener] = []
+        self._serving = False
+        self._commit_due = asyncio.Event()
+        self._compact_due = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._build()
 
@@ -141,6 +144,8 @@ class Server:
             revision, events, member.applied_term
         )
         member.on_leader = self._leader_changed
+        member.on_applied = self._applied
+        applier.on_compacted = self._compact_due.set
         self.core = Core(
             member=member,
             store=self.store,
@@ -151,6 +156,8 @@ class Server:
             loop=self.loop,
             random=self.random,
             max_txn_ops=config.max_txn_ops,
+            quota_bytes=config.quota_backend_bytes,
+            backend_bytes=state.backend.size(),
             request_timeout_s=5.0 + 2 * election_s,
             election_s=election_s,
         )
@@ -166,28 +173,44 @@ class Server:
 
     async def start(self) -> None:
         """Open the peer port, join the cluster, publish this member, then serve clients."""
+        # All ports first: a taken one must fail before this member takes part in anything.
+        self.router = build_app(self)
+        for url in self.config.listen_client_urls:
+            parts = urlsplit(url)
+            self._listeners.append(Listener(self.router, parts.hostname or "", parts.port or 0))
         await self.transport.listen(self.config.listen_peer_urls)
         self.transport.set_peers(
             {info.id: info.peer_urls for info in self.state.cluster.members.values()}
         )
-        if self.config.initial_election_tick_advance and len(self.state.cluster.members) == 1:
-            # Nobody else can lead: no need to wait for an election time-out.
-            self.member.raft.campaign()
-            self.member.wake()
+        self._advance_election()
         self._spawn(self._tick_forever())
         self._spawn(self._commit_forever())
         self._spawn(self._catch_up_forever())
         self._spawn(self._compact_forever())
         await self._publish()
-        self.router = build_app(self)
-        for url in self.config.listen_client_urls:
-            parts = urlsplit(url)
-            listener = Listener(self.router, parts.hostname or "", parts.port or 0)
+        for listener in self._listeners:
             await listener.start()
-            self._listeners.append(listener)
-            log.info("serving client traffic", extra={"address": url})
+            log.info(
+                "serving client traffic", extra={"address": f"{listener.host}:{listener.port}"}
+            )
+        self._serving = True
         gc.collect()
         gc.freeze()
+
+    def _advance_election(self) -> None:
+        """Skip most of the first election time-out: nobody has heard of a leader yet.
+
+        The drawn time-out is never shorter than an election time-out, so the skipped ticks start no
+        campaign by themselves, except in a cluster of one, where nobody else can lead.
+        """
+        if not self.config.initial_election_tick_advance:
+            return
+        if len(self.state.cluster.members) == 1:
+            self.member.raft.campaign()
+            self.member.wake()
+            return
+        for _ in range(self.config.election_ticks - 2):
+            self.member.raft.tick()
 
     async def _publish(self) -> None:
         """Announce name and client URLs through the log; without it a member does not serve."""
@@ -210,9 +233,9 @@ class Server:
         """Hand leadership over, end streams, make the backend durable, close everything."""
         await self._hand_over()
         self.member.stop()
-        if self._listeners:
+        if self._serving:
             self.router.stop()
-        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+            await asyncio.gather(*(listener.stop() for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -288,9 +311,16 @@ class Server:
             self.member.propose_as_leader(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode())
 
     async def _commit_forever(self) -> None:
+        due, interval = self._commit_due, self.config.backend_batch_interval_s
         while True:
-            await asyncio.sleep(self.config.backend_batch_interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(due.wait(), interval)
+            due.clear()
             await self._commit()
+
+    def _applied(self) -> None:
+        if self.state.backend.pending_ops >= self.config.backend_batch_limit:
+            self._commit_due.set()
 
     async def _commit(self) -> None:
         commit = self.member.begin_commit()
@@ -300,6 +330,7 @@ class Server:
         await self.loop.run_in_executor(self._disk, commit)
         self.metrics.observe_commit(time.perf_counter() - started)
         self.member.end_commit()
+        self.core.backend_bytes = self.state.backend.size()
 
     async def _catch_up_forever(self) -> None:
         while True:
@@ -307,10 +338,13 @@ class Server:
             await asyncio.sleep(0 if more else CATCH_UP_S)
 
     async def _compact_forever(self) -> None:
-        config = self.config
+        config, due = self.config, self._compact_due
+        due.set()  # a compaction may have been cut short by the last stop (CMP-09)
         while True:
-            self.member.compact_step(config.compaction_batch_limit)
-            await asyncio.sleep(config.compaction_sleep_s)
+            await due.wait()
+            due.clear()
+            while self.member.compact_step(config.compaction_batch_limit):
+                await asyncio.sleep(config.compaction_sleep_s)
 
     # What the transport tells (PeerHandler).
 

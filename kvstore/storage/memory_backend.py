@@ -79,6 +79,15 @@ class MemoryBackend:
             raise CopyFailed(path, "File exists")
         self.files[path] = self.crash()
 
+    def replace(self, path: str) -> None:
+        """Go on with the content of another of the `files`, as `LmdbBackend.replace` does.
+
+        What was pending is forgotten. No commit may be under way. The file at `path` is moved.
+        """
+        self._tables = self.files.pop(path)._tables
+        self._buffer = WriteBuffer()
+        self._committed = False
+
     def close(self) -> None:
         self._closed = True
 

@@ -119,6 +119,16 @@ class Replay:
     entries: list[Entry] = field(default_factory=list)
     last_data: bytes = b""
 
+    def add(self, batch: Batch) -> None:
+        """Take in the next batch. Raises `ValueError` when it cannot follow."""
+        self.state.check(batch)
+        self.state.follow(batch)
+        if batch.snapshot is not None:
+            self.base_index, self.base_term = batch.snapshot.index, batch.snapshot.term
+            self.entries = []
+        if batch.entries:
+            _append(self, batch)
+
     def recovered(self) -> Recovered:
         """The result as the server sees it; `segments` must not be empty."""
         notes = [
@@ -221,13 +231,7 @@ def _apply(log: Replay, path: str, offset: int, frame: Frame) -> None:
     """Replay one group of batches."""
     try:
         for batch in decode_batches(frame.payload):
-            log.state.check(batch)
-            log.state.follow(batch)
-            if batch.snapshot is not None:
-                log.base_index, log.base_term = batch.snapshot.index, batch.snapshot.term
-                log.entries = []
-            if batch.entries:
-                _append(log, batch)
+            log.add(batch)
     except (CodecError, ValueError) as error:
         raise WalCorrupt(path, offset, str(error)) from error
 

@@ -424,9 +424,9 @@ class Cluster:
             leader = self.leader()
             if leader is None:
                 continue
+            self.read(leader.id)
             if not goal:
                 goal = self.propose(leader.id)
-                self.read(leader.id)
             elif self._everyone_has(leader, goal[0]) and self.reads_served > served:
                 return
             elif goal[0] not in self.members[leader.id].applied and (

@@ -13,7 +13,7 @@ import queue
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import h2.config
 import h2.connection
@@ -30,6 +30,7 @@ from kvstore.rpc.metrics import exposition
 WAIT_S = 10
 """Longest wait for something that must happen; reached only when a test fails."""
 
+T = TypeVar("T")
 SERVICE = "/test.Service/"
 Put = rpc_pb2.PutRequest
 
@@ -42,6 +43,7 @@ class Service:
         self.seen: queue.Queue[Any] = queue.Queue()
         self.calls: list[Call] = []
         self.release: asyncio.Event
+        self.pending: list[asyncio.Future[bytes]] = []
         self.healthy: tuple[bool, str] = (True, "")
         self.values: dict[str, Any] = {}
 
@@ -59,7 +61,8 @@ class Service:
 
     def hang(self, call: Call, request: Any) -> Awaitable[bytes]:
         future: asyncio.Future[bytes] = self.loop.create_future()
-        future.add_done_callback(lambda done: self.seen.put("cancelled" if done.cancelled() else 0))
+        future.add_done_callback(lambda done: done.cancelled() and self.seen.put("cancelled"))
+        self.pending.append(future)
         self.seen.put("started")
         return future
 
@@ -218,14 +221,24 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._thread.join(WAIT_S)
+        self.join()
         self.loop.close()
+
+    def join(self) -> None:
+        """Wait until the listener has stopped."""
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
 
     def stop(self) -> None:
         self.on_loop(self._stopping.set)
 
     def on_loop(self, action: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(action)
+
+    def on_loop_result(self, action: Callable[[], T]) -> T:
+        result: queue.Queue[T] = queue.Queue()
+        self.on_loop(lambda: result.put(action()))
+        return result.get(timeout=WAIT_S)
 
     def await_seen(self, expected: Any) -> None:
         seen = self.service.seen.get(timeout=WAIT_S)
@@ -320,6 +333,10 @@ class RawClient:
             for event in self.of(stream, kind):
                 return event
             assert self.read(), f"connection closed before {kind.__name__}"
+
+    def wait_for_goaway(self) -> None:
+        while not any(isinstance(e, h2.events.ConnectionTerminated) for e in self.events):
+            assert self.read(), "connection closed without GOAWAY"
 
     def answer(self, stream: int) -> Answer:
         """Wait for the end of the response and return it."""

@@ -1,0 +1,245 @@
+"""The port itself: readiness, conflicts, hostile bytes, limits, and stopping within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import h2.events
+import pytest
+
+from kvstore.errors import Code
+from kvstore.rpc.listener import (
+    KEEPALIVE_IDLE_S,
+    MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_FIELDS,
+    MAX_HTTP_BODY_BYTES,
+    AddressInUse,
+    Listener,
+)
+from tests.rpc.harness import WAIT_S, RawClient, Running, frame, put
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    """Send bytes, close the sending side, return all that comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as connection:
+        received = b""
+        try:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            while data := connection.recv(65_536):
+                received += data
+        except ConnectionError:
+            pass  # the server would not even hear it out
+        return received
+
+
+async def nothing(scope: object, receive: object, send: object) -> None:
+    """Never asked in these tests."""
+
+
+def test_a_taken_port_is_named_in_the_error(server: Running) -> None:
+    with pytest.raises(AddressInUse, match=f"listen tcp 127.0.0.1:{server.port}: bind: "):
+        Listener(nothing, "127.0.0.1", server.port)
+
+
+def test_an_address_of_another_machine_is_named_in_the_error() -> None:
+    with pytest.raises(AddressInUse, match="listen tcp 192.0.2.1:0: bind: "):
+        Listener(nothing, "192.0.2.1", 0)
+
+
+def test_an_url_names_host_and_port() -> None:
+    listener = Listener.for_url(nothing, "http://127.0.0.1:0")
+    assert listener.host == "127.0.0.1"
+    assert listener.port > 0
+    asyncio.run(listener.stop())
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:0", "unix://x", "http://127.0.0.1"])
+def test_an_url_that_cannot_be_served_is_named_in_the_error(url: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot listen on {url}"):
+        Listener.for_url(nothing, url)
+
+
+def test_a_stopped_listener_frees_its_port() -> None:
+    with Running() as first:
+        port = first.port
+    listener = Listener(nothing, "127.0.0.1", port)
+    assert listener.port == port
+    asyncio.run(listener.stop())
+
+
+def test_connections_are_watched_by_tcp_keepalive(server: Running) -> None:
+    listening = server.listener._socket
+    assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
+
+
+def test_streams_per_connection_are_unlimited(client: RawClient) -> None:
+    while not any(isinstance(e, h2.events.RemoteSettingsChanged) for e in client.events):
+        client.read()
+    assert client.h2.remote_settings.max_concurrent_streams == MAX_CONCURRENT_STREAMS
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        bytes(range(256)) * 40,
+        b"\x16\x03\x01\x02\x00\x01" + bytes(500),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /health\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 200,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\4\x08\0\0\0\0\0\0\0\0\0",
+        b"",
+    ],
+)
+def test_garbage_on_the_port_costs_only_its_own_connection(
+    server: Running, client: RawClient, garbage: bytes
+) -> None:
+    assert b"200 OK" not in exchange(server.port, garbage)
+    assert client.call("echo", frame(put(b"fine"))).messages == [b"fine"]
+
+
+def test_an_http1_head_over_the_limit_is_refused(server: Running) -> None:
+    line = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: %s\r\n\r\n"
+    assert b" 200 OK" in exchange(server.port, line % (b"a" * 1000))
+    assert b" 200 OK" not in exchange(server.port, line % (b"a" * MAX_HEADER_BYTES))
+
+
+def test_an_http1_body_over_the_limit_is_refused(server: Running) -> None:
+    head = b"POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    assert b"413" in exchange(server.port, head % (MAX_HTTP_BODY_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(f"x-{i}", "a") for i in range(MAX_HEADER_FIELDS + 1)],
+        [(f"x-{i}", "a" * 8000) for i in range(MAX_HEADER_BYTES // 8000 + 1)],
+    ],
+    ids=["fields", "bytes"],
+)
+def test_http2_headers_over_the_limit_are_refused(
+    server: Running, client: RawClient, headers: list[tuple[str, str]]
+) -> None:
+    stream = client.open("echo", *headers)
+    while client.read():
+        refused = [e for e in client.events if isinstance(e, h2.events.StreamReset)]
+        answers = list(client.of(stream, h2.events.ResponseReceived))
+        if refused or answers:
+            break
+    assert all(dict(answer.headers)[b":status"] == b"431" for answer in answers)
+    other = RawClient(server.port)
+    assert other.call("echo", frame(put(b"fine"))).messages == [b"fine"]
+    other.close()
+
+
+def test_a_flood_of_resets_costs_the_flooder_its_connection(
+    server: Running, client: RawClient
+) -> None:
+    flooder = RawClient(server.port)
+    terminated = False
+    for _ in range(1000):
+        try:
+            flooder.reset(flooder.open("stream_hang"))
+        except (OSError, h2.exceptions.ProtocolError):
+            terminated = True
+            break
+    while not terminated and flooder.read():
+        terminated = any(isinstance(e, h2.events.ConnectionTerminated) for e in flooder.events)
+    flooder.close()
+    assert terminated
+    assert client.call("echo", frame(put(b"fine"))).messages == [b"fine"]
+
+
+# Stopping.
+
+
+def test_stop_lets_a_unary_call_finish() -> None:
+    with Running() as server:
+        client = RawClient(server.port)
+        stream = client.open("hang")
+        client.data(stream, frame(put()), end=True)
+        server.await_seen("started")
+        future = server.on_loop_result(lambda: server.service.pending[-1])
+        server.stop()
+        client.wait_for_goaway()
+        server.on_loop(lambda: future.set_result(b"finished"))
+        assert client.answer(stream).messages == [b"finished"]
+        client.close()
+
+
+def test_stop_ends_open_streams_with_server_stopped() -> None:
+    with Running() as server:
+        client = RawClient(server.port)
+        streams = [client.open("stream_hang") for _ in range(50)]
+        for stream in streams:
+            client.wait_for(stream, h2.events.DataReceived)
+        server.stop()
+        for stream in streams:
+            answer = client.answer(stream)
+            assert answer.status == (Code.UNAVAILABLE, "etcdserver: server stopped")
+        client.close()
+
+
+def test_stop_cancels_what_outlives_the_grace() -> None:
+    with Running(stop_grace_s=0.1) as server:
+        client = RawClient(server.port)
+        client.data(client.open("hang"), frame(put()), end=True)
+        server.await_seen("started")
+        server.stop()
+        server.await_seen("cancelled")
+        while client.read():
+            pass
+        client.close()
+
+
+def test_stop_does_not_wait_for_idle_or_half_open_connections() -> None:
+    with Running(stop_grace_s=WAIT_S * 10) as server:
+        idle = RawClient(server.port)
+        assert idle.call("echo", frame(put(b"x"))).messages == [b"x"]
+        silent = socket.create_connection(("127.0.0.1", server.port))
+        http1 = socket.create_connection(("127.0.0.1", server.port))
+        http1.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert http1.recv(1000).startswith(b"HTTP/1.1 200")
+        server.stop()
+        server.join()
+        for connection in (idle, silent, http1):
+            connection.close()
+
+
+def test_stop_gives_up_on_a_handler_that_resists(caplog: pytest.LogCaptureFixture) -> None:
+    released = asyncio.Event()
+
+    async def stubborn(scope: object, receive: object, send: object) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async def story() -> None:
+        listener = Listener(stubborn, "127.0.0.1", 0, stop_grace_s=0.05)
+        await listener.start()
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.to_thread(exchange_started, listener.port)
+        await listener.stop(timeout_s=0.2)
+        released.set()
+        writer.close()
+        serving = listener._serving
+        assert serving is not None
+        await asyncio.wait({serving})
+        serving.exception()
+
+    asyncio.run(story())
+    assert "calls still running after the stop" in caplog.text
+
+
+def exchange_started(port: int) -> None:
+    """Wait until the port has taken what was sent before: a second connection was accepted."""
+    socket.create_connection(("127.0.0.1", port), timeout=WAIT_S).close()

@@ -1,0 +1,117 @@
+"""The network between members: it delays, reorders, drops and doubles, and it can be cut.
+
+Messages cross it as bytes, through the peer transport's codec, so no two members share an object.
+A PROPOSE is never doubled: proposals are not idempotent, and the transport sends each frame once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kvstore.peer.codec import FrameReader, decode_message, encode_message
+from kvstore.storage.memory_backend import MemoryBackend
+from raft import Message, MessageKind
+from tests.sim.loop import Loop
+
+
+class Endpoint(Protocol):
+    """A member as the network sees it."""
+
+    name: str
+
+    def receive(self, message: Message) -> None: ...
+    def receive_snapshot(self, message: Message, content: MemoryBackend) -> bool: ...
+    def unreachable(self, peer: int) -> None: ...
+
+
+class Network:
+    """All links, each in one direction."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.endpoints: dict[int, Endpoint] = {}
+        self.drop = 0.0
+        """Chance of a message to be lost."""
+        self.double = 0.0
+        """Chance of a message to arrive twice."""
+        self.late = 0.0
+        """Chance of a message to arrive much later than its successors."""
+        self.delay_s = 0.002
+        """Mean delay."""
+        self._loop = loop
+        self._cut: set[tuple[int, int]] = set()
+
+    def cut(self, from_: int, to: int) -> None:
+        """Cut one direction."""
+        self._cut.add((from_, to))
+
+    def heal(self) -> None:
+        """Mend every cut and lose nothing more."""
+        self._cut.clear()
+        self.drop = self.double = self.late = 0.0
+        self.delay_s = 0.002
+
+    def is_cut(self, from_: int, to: int) -> bool:
+        return (from_, to) in self._cut
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send in order; what is lost is sometimes reported, as a broken connection would be."""
+        for message in messages:
+            frame = encode_message(message)
+            for _ in range(self._copies(message)):
+                self._send_frame(message, frame)
+
+    def _copies(self, message: Message) -> int:
+        random = self._loop.random
+        if self.is_cut(message.from_, message.to):
+            if random.random() < 0.3:
+                self.endpoints[message.from_].unreachable(message.to)
+            return 0
+        if random.random() < self.drop:
+            return 0
+        doubled = message.kind != MessageKind.PROPOSE and random.random() < self.double
+        return 2 if doubled else 1
+
+    def _send_frame(self, message: Message, frame: bytes) -> None:
+        random = self._loop.random
+        from_, to = message.from_, message.to
+        delay = random.expovariate(1 / self.delay_s)
+        if random.random() < self.late:
+            delay += random.uniform(0.02, 1.0)
+        receiver = self.endpoints[to]
+
+        def arrive() -> None:
+            if self.is_cut(from_, to):
+                return
+            for _, body in FrameReader().feed(frame):
+                receiver.receive(decode_message(body))
+
+        label = (
+            f"{self.endpoints[from_].name}>{receiver.name} {message.kind.name} {message.term}"
+            f" {message.index} {message.commit} {len(message.entries)} {message.reject:d}"
+        )
+        self._loop.after(delay, label, arrive)
+
+    def send_snapshot(
+        self, message: Message, content: MemoryBackend, report: Callable[[bool], None]
+    ) -> None:
+        """Send a snapshot on a connection of its own and report how that went."""
+        random = self._loop.random
+        from_, to = message.from_, message.to
+        receiver = self.endpoints[to]
+        frame = encode_message(message)
+
+        def arrive() -> None:
+            arrived = not self.is_cut(from_, to) and random.random() >= self.drop
+            if arrived:
+                for _, body in FrameReader().feed(frame):
+                    arrived = receiver.receive_snapshot(decode_message(body), content)
+            # The answer may be lost after the snapshot has arrived.
+            ok = arrived and not self.is_cut(to, from_) and random.random() >= self.drop
+            self._loop.after(self.delay_s, f"{receiver.name} snapshot {ok}", lambda: report(ok))
+
+        name = f"{self.endpoints[from_].name}>{receiver.name}"
+        index = message.snapshot.index if message.snapshot is not None else 0
+        self._loop.after(
+            random.expovariate(1 / (20 * self.delay_s)), f"{name} SNAPSHOT {index}", arrive
+        )
