@@ -301,7 +301,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
              choices=("debug", "info", "warn", "error", "panic", "fatal")),
         _on("log-format", Kind.ENUM, "json", "log encoding", choices=("json", "console")),
         _off("enable-log-rotation", Kind.BOOL, "false", "rotate one log file"),
-        _off("log-rotation-config-json", Kind.STRING, '{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}',
+        _off("log-rotation-config-json", Kind.STRING,
+             '{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, '
+             '"compress": false}',
              "rotation settings"),
         _on("warning-unary-request-duration", Kind.DURATION, "300ms",
              "log unary calls slower than this"),

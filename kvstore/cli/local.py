@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kvstore.cli.local_members import LocalMember, Printer, StartFailed
 
@@ -157,12 +157,12 @@ async def _run(members: Sequence[LocalMember], printer: Printer) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
     stopped = asyncio.ensure_future(stop.wait())
-    exits: list[asyncio.Future[int]] = []
+    exits: list[asyncio.Task[int]] = []
     try:
-        for member in members:
-            exits.append(await member.start(printer, stop))
+        exits += [await member.start(printer, stop) for member in members]
         serving = asyncio.ensure_future(_wait_serving(members))
-        await asyncio.wait({serving, stopped, *exits}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {serving, stopped, *exits}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             serving.cancel()
             return 0

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
         return EXIT_CONFIG
     for notice in settings.notices:
         log.log(LEVELS[notice.level], notice.message, extra=dict(notice.fields))
-    log.info("running", extra={"kvstore-version": own_version(), "args": list(arguments)})
+    log.info("running", extra={"kvstore-version": own_version(), "arguments": list(arguments)})
     # Late, so that a bad command line is answered without loading the server.
     from kvstore.server.process import run
 

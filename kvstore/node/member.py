@@ -476,6 +476,10 @@ class Member:
         self._conf_state = meta.conf_state
         self.durable = meta
         log.info("installed a snapshot", extra={"index": meta.index})
+        # What was forwarded may be inside the snapshot, where no entry will ever answer its caller.
+        queued = {HEADER.unpack_from(data)[1] for data in self._proposals}
+        for request_id in [i for i in self._waiters if i not in queued]:
+            self._fail(request_id, TIMEOUT)
         self.reads.applied(meta.index)
         self.on_applied()
 

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -48,11 +48,13 @@ class PeerHandler(Protocol):
 
 @dataclass(slots=True)
 class Stats:
-    """Bytes by peer, for the metrics."""
+    """Counters by peer, for the metrics: bytes, and whole snapshots."""
 
-    sent: dict[int, int]
-    received: dict[int, int]
-    connected: set[int]
+    sent: dict[int, int] = field(default_factory=dict)
+    received: dict[int, int] = field(default_factory=dict)
+    connected: set[int] = field(default_factory=set)
+    snapshots_sent: dict[int, int] = field(default_factory=dict)
+    snapshots_received: dict[int, int] = field(default_factory=dict)
 
 
 class SnapshotReader:
@@ -216,7 +218,7 @@ class PeerTransport:
 
     def __init__(self, handler: PeerHandler, cluster_id: int, member_id: int) -> None:
         self.handler = handler
-        self.stats = Stats({}, {}, set())
+        self.stats = Stats()
         self.incoming: set[asyncio.Transport] = set()
         self._cluster_id = cluster_id
         self._member_id = member_id
@@ -431,6 +433,8 @@ class PeerTransport:
         if done not in waited:
             raise ConnectionResetError("closed before the snapshot was confirmed")
         done.result()
+        sent = self.stats.snapshots_sent.get(message.to, 0)
+        self.stats.snapshots_sent[message.to] = sent + 1
 
     def take_over_for_snapshot(self, transport: asyncio.Transport, peer: int, rest: bytes) -> None:
         """Turn an accepted connection into a stream reader and receive a snapshot from it."""
@@ -457,6 +461,8 @@ class PeerTransport:
                 raise CodecError("not a snapshot message")
             await self.handler.receive_snapshot(message, SnapshotReader(reader, size))
             self.stats.received[peer] = self.stats.received.get(peer, 0) + size
+            count = self.stats.snapshots_received.get(peer, 0)
+            self.stats.snapshots_received[peer] = count + 1
             transport.write(codec.encode_reply(call_id, 0, b""))
         except EtcdError as error:
             transport.write(codec.encode_reply(call_id, error.code, error.message.encode()))

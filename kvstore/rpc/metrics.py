@@ -123,6 +123,9 @@ SPECS: Final[Mapping[str, Spec]] = {
     "etcd_network_peer_received_bytes_total": Spec(
         "counter", "Bytes received from peers.", ("From",)
     ),
+    # Counters in etcd; here gauges, because the client library adds "_total" to a counter's name.
+    "etcd_network_snapshot_send_success": Spec("gauge", "Snapshots sent.", ("To",)),
+    "etcd_network_snapshot_receive_success": Spec("gauge", "Snapshots received.", ("From",)),
     "etcd_network_client_grpc_sent_bytes_total": Spec("counter", "Bytes sent to gRPC clients."),
     "etcd_network_client_grpc_received_bytes_total": Spec(
         "counter", "Bytes received from gRPC clients."

@@ -57,6 +57,8 @@ class ServerMetrics:
             "etcd_disk_backend_commit_duration_seconds": self._commit,
             "etcd_network_peer_sent_bytes_total": _by_peer(stats.sent),
             "etcd_network_peer_received_bytes_total": _by_peer(stats.received),
+            "etcd_network_snapshot_send_success": _by_peer(stats.snapshots_sent),
+            "etcd_network_snapshot_receive_success": _by_peer(stats.snapshots_received),
             "etcd_network_client_grpc_sent_bytes_total": router.sent_bytes,
             "etcd_network_client_grpc_received_bytes_total": router.received_bytes,
         }

@@ -72,6 +72,7 @@ class Server:
         self._listeners: list[Listener] = []
         self._serving = False
         self._commit_due = asyncio.Event()
+        self._commit_lock = asyncio.Lock()
         self._compact_due = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._build()
@@ -323,6 +324,14 @@ class Server:
             self._commit_due.set()
 
     async def _commit(self) -> None:
+        """Make what is applied durable; a commit that began is ended even if the caller is not."""
+        await asyncio.shield(asyncio.ensure_future(self._commit_alone()))
+
+    async def _commit_alone(self) -> None:
+        async with self._commit_lock:
+            await self._commit_once()
+
+    async def _commit_once(self) -> None:
         commit = self.member.begin_commit()
         if commit is None:
             return

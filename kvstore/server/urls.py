@@ -20,7 +20,7 @@ class UrlError(ValueError):
 
 
 def parse_urls(text: str) -> tuple[str, ...]:
-    """Return the comma-separated URLs of ``text``, sorted, none if it is empty; raise `UrlError`."""
+    """Return the comma-separated URLs of ``text`` (none if empty), sorted; raise `UrlError`."""
     return sort_urls(text.split(",")) if text else ()
 
 

@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         transport.write(_PREFACE)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         """Every call still open has failed."""
         self.lost = True
         for started in list(self._started.values()):

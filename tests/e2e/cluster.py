@@ -309,7 +309,7 @@ class Cluster:
         self,
         *args: str,
         endpoints: Sequence[str] | None = None,
-        input: str | None = None,
+        input: str | None = None,  # noqa: A002 - the name it has in subprocess.run
         timeout: float = 30.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run the real etcdctl once, by default with all endpoints; never raises on failure.

@@ -38,12 +38,12 @@ def error(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def run_etcdctl(
-    args: Sequence[str], endpoints: Sequence[str], input: str | None, timeout: float
+    args: Sequence[str], endpoints: Sequence[str], stdin: str | None, timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run etcdctl to its end; bytes that are no UTF-8 come as surrogate escapes."""
     done = subprocess.run(
         _command(args, endpoints),
-        input=None if input is None else input.encode(),
+        input=None if stdin is None else stdin.encode(),
         capture_output=True,
         timeout=timeout,
         env=_environment(),

@@ -228,9 +228,11 @@ def test_stop_gives_up_on_a_handler_that_resists(caplog: pytest.LogCaptureFixtur
         _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await asyncio.to_thread(exchange_started, listener.port)
-        await listener.stop(timeout_s=0.2)
-        released.set()
-        writer.close()
+        try:
+            await listener.stop(timeout_s=0.2)
+        finally:
+            released.set()
+            writer.close()
         serving = listener._serving
         assert serving is not None
         await asyncio.wait({serving})

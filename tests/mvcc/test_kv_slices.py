@@ -1,0 +1,129 @@
+"""Big reads go in slices and still see one revision (RNG-29)."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvstore.apply.kv import range_body_steps
+from kvstore.mvcc import index as index_module
+from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps
+from kvstore.pb.rpc_pb2 import RangeRequest, RangeResponse
+from tests.mvcc.kv_member import ALL, KvMember
+
+KEYS = 2 * SLICE_KEYS + 1
+
+
+def fill(member: KvMember, count: int = KEYS) -> None:
+    for n in range(count):
+        member.put(b"%05d" % n, b"old")
+
+
+def disturb(member: KvMember, step: int) -> None:
+    """Change, create and delete keys on both sides of wherever a reader may be; compact it all."""
+    for place in (0, KEYS // 2, KEYS - 1):
+        member.put(b"%05d" % place, b"new")
+        member.put(b"%05d-%d" % (place, step), b"new")
+    member.delete(b"%05d" % (KEYS - 2 - step))
+    member.delete(b"%05d" % (1 + step))
+    member.store.compact(member.revision)
+    member.store.compact_step(50)
+    member.backend.commit()
+
+
+def finish(member: KvMember, steps: Steps[tuple[int, bytes]]) -> tuple[int, RangeResponse, int]:
+    """Run a sliced read, disturbing it between slices; return revision, response and pauses."""
+    pauses = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value[0], RangeResponse.FromString(stop.value[1]), pauses
+        disturb(member, pauses)
+        pauses += 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"limit": SLICE_KEYS + 7},
+        {"keys_only": True},
+        {"sort_target": RangeRequest.MOD, "sort_order": RangeRequest.DESCEND},
+        {"sort_target": RangeRequest.VALUE},
+        {"sort_target": RangeRequest.VERSION, "limit": 5},
+        {"sort_order": RangeRequest.DESCEND},
+        {"min_mod_revision": 100, "max_create_revision": 1500, "limit": 600},
+    ],
+)
+@pytest.mark.parametrize("past", [False, True])
+def test_a_sliced_range_is_one_snapshot(
+    member: KvMember, fields: dict[str, int], past: bool
+) -> None:
+    """RNG-29, RNG-14: neither writes nor compactions in between show."""
+    fill(member)
+    at = member.revision
+    whole = member.range(ALL, ALL, **fields)
+    if past:
+        member.put(b"%05d" % 7, b"new")
+        member.delete(b"%05d" % 9)
+        fields = {**fields, "revision": at}
+    begun = member.revision
+    request = RangeRequest(key=ALL, range_end=ALL, **fields)
+    revision, response, pauses = finish(member, range_body_steps(member.store, request))
+    assert pauses > 0
+    assert revision == begun
+    assert response.kvs == whole.kvs
+    assert (response.count, response.more) == (whole.count, whole.more)
+    member.finish_compaction()
+    assert member.store.finished_compact_revision == member.store.compact_revision
+
+
+def test_a_sliced_count_is_of_one_revision(
+    member: KvMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RNG-14, RNG-29: also when too much has changed since to count by arithmetic."""
+    monkeypatch.setattr(index_module, "CHANGES_KEPT", 3)
+    fill(member)
+    at = member.revision
+    member.delete(b"00000", b"00100")
+    request = RangeRequest(key=ALL, range_end=ALL, count_only=True, revision=at)
+    _, response, pauses = finish(member, range_body_steps(member.store, request))
+    assert (response.count, pauses > 0) == (KEYS, True)
+    assert member.range(ALL, ALL, count_only=True).count == len(member.keys())
+
+
+def test_big_values_end_a_slice_early(member: KvMember) -> None:
+    """A slice copies no more than SLICE_BYTES and one value."""
+    for n in range(4):
+        member.put(b"%d" % n, bytes(SLICE_BYTES // 2))
+    steps = range_body_steps(member.store, RangeRequest(key=ALL, range_end=ALL))
+    next(steps)
+    member.delete(b"3")
+    next(steps)
+    with pytest.raises(StopIteration) as stop:
+        next(steps)
+    assert len(RangeResponse.FromString(stop.value.value[1]).kvs) == 4
+
+
+@pytest.mark.parametrize("count", [1, SLICE_KEYS - 1])
+@pytest.mark.parametrize("fields", [{}, {"sort_target": RangeRequest.MOD}, {"count_only": True}])
+def test_a_short_range_needs_one_slice(
+    member: KvMember, count: int, fields: dict[str, int]
+) -> None:
+    """So the server answers it without going back to its loop."""
+    fill(member, count)
+    request = RangeRequest(key=ALL, range_end=ALL, **fields)
+    with pytest.raises(StopIteration):
+        next(range_body_steps(member.store, request))
+
+
+def test_an_abandoned_read_lets_compaction_go_on(member: KvMember) -> None:
+    """Closing the generator is enough, as when a client goes away."""
+    fill(member)
+    steps = range_body_steps(member.store, RangeRequest(key=ALL, range_end=ALL))
+    next(steps)
+    disturb(member, 0)
+    assert member.store.compact_step(10 * KEYS)
+    steps.close()
+    member.finish_compaction()
+    assert member.store.finished_compact_revision == member.store.compact_revision

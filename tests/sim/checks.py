@@ -1,0 +1,294 @@
+"""The promises, checked while the simulation runs.
+
+One reference history grows from what members do first: the committed log, and the events of each
+revision. Every member must then do the same, so one comparison for each entry and each revision
+covers state machine safety, and clients' answers are judged against the reference instead of
+against a member. Nothing here changes what it sees, or draws chance.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from kvstore.mvcc.store import DELETE, FIRST_REVISION, PUT, Event
+from kvstore.pb.kv_pb2 import KeyValue
+from kvstore.storage.wal import Batch
+from raft import Entry
+from tests.sim.loop import Loop, Violation
+from tests.sim.node import TICK_S, Node, Observer
+
+FULL_HASH_EVERY = 16
+"""Applied indexes at which members' whole states are compared, if they stop there."""
+
+
+class Checks(Observer):
+    """The reference history and all that is compared with it."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.nodes: list[Node] = []
+        self.leaders: dict[int, str] = {}
+        """Who led each term."""
+        self.committed: list[Entry] = []
+        """The committed log; entry i is at index i + 1."""
+        self._commit_terms: list[int] = []
+        """The term in which each was first seen to be committed."""
+        self._logged: dict[tuple[int, int], tuple[Entry, int]] = {}
+        """(index, term) -> entry and the term before it."""
+        self.revisions: list[tuple[Event, ...]] = []
+        """The events of each revision, from FIRST_REVISION + 1 on."""
+        self._keys: dict[bytes, tuple[list[int], list[KeyValue | None]]] = {}
+        self._states: dict[int, tuple[int, int, int]] = {}
+        self._full_states: dict[int, object] = {}
+        self._seen_commit: dict[int, int] = {}
+        self._seen_revision: dict[int, int] = {}
+        self.values: dict[bytes, int] = {}
+        """Each value put -> its revision; clients never put one twice."""
+        self.refused: dict[bytes, str] = {}
+        """Values whose put certainly failed -> why it did."""
+        self.floor = FIRST_REVISION
+        """The newest revision that anybody was told of, as written or read."""
+        self.lease_ends: dict[int, float] = {}
+        """Lease -> the earliest time at which it may expire."""
+        self.counts: dict[str, int] = {}
+
+    def count(self, what: str) -> None:
+        """Note that something happened, so that a test can say that faults and requests did."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    # What members do.
+
+    def started(self, node: Node) -> None:
+        self._seen_commit[node.id] = node.member.applied_index
+        self._seen_revision[node.id] = node.store.revision
+
+    def submitted(self, node: Node, batch: Batch) -> None:
+        """Log matching: an index and term name one entry with one history (section 5.3)."""
+        before = node.member.raft.log.term_at(batch.first_index - 1) if batch.entries else 0
+        assert before is not None
+        for index, entry in enumerate(batch.entries, batch.first_index):
+            known = self._logged.setdefault((index, entry[0]), (entry, before))
+            if known != (entry, before):
+                raise Violation(
+                    f"log matching: {node.name} has {entry!r} after term {before} at {index},"
+                    f" another member {known!r}"
+                )
+            before = entry[0]
+
+    def observe(self) -> None:
+        """Look at every running member's Raft; call it after each event."""
+        for node in self.nodes:
+            if node.up:
+                self._observe_leader(node)
+                if node.member.raft.commit_index > self._seen_commit[node.id]:
+                    self._observe_commit(node)
+
+    def _observe_leader(self, node: Node) -> None:
+        member = node.member
+        if not member.is_leader:
+            return
+        term = member.raft.term
+        leader = self.leaders.get(term)
+        if leader == node.name:
+            return
+        if leader is not None:
+            raise Violation(f"election safety: {leader} and {node.name} both led term {term}")
+        self.leaders[term] = node.name
+        self._loop.trace(f"{node.name} leads term {term}")
+        # Leader completeness: it holds what was committed in earlier terms (section 5.4).
+        index = len(self.committed)
+        while index and self._commit_terms[index - 1] >= term:
+            index -= 1
+        log = member.raft.log
+        if index > log.snapshot_index and log.term_at(index) != self.committed[index - 1][0]:
+            raise Violation(f"leader completeness: {node.name} in term {term} lacks entry {index}")
+
+    def _observe_commit(self, node: Node) -> None:
+        """All members commit the same entries, and a quorum has them on disk (section 5.4.3)."""
+        raft = node.member.raft
+        start = max(self._seen_commit[node.id], raft.log.snapshot_index) + 1
+        stop = self._seen_commit[node.id] = raft.commit_index
+        if start > stop:
+            return
+        entries: Sequence[Entry] = raft.log.slice(start, stop + 1, 1 << 40)
+        for index, entry in enumerate(entries, start):
+            if index <= len(self.committed):
+                if self.committed[index - 1] != entry:
+                    raise Violation(
+                        f"state machine safety: {node.name} committed {entry!r} at {index},"
+                        f" another member {self.committed[index - 1]!r}"
+                    )
+                continue
+            if index != len(self.committed) + 1:
+                raise Violation(f"{node.name} committed {index} after {len(self.committed)}")
+            holders = [n.name for n in self.nodes if n.disk.holds(index, entry[0])]
+            if 2 * len(holders) <= len(self.nodes):
+                raise Violation(f"entry {index} was committed but is durable on {holders} only")
+            self.committed.append(entry)
+            self._commit_terms.append(raft.term)
+
+    def published(self, node: Node, revision: int, events: list[Event]) -> None:
+        """Revisions are dense, and the same on every member."""
+        seen = self._seen_revision[node.id]
+        if revision != seen + 1:
+            raise Violation(f"{node.name} went from revision {seen} to {revision}")
+        self._seen_revision[node.id] = revision
+        position = revision - FIRST_REVISION - 1
+        if position < len(self.revisions):
+            # Where the previous value is may not be known any more: it is not compared.
+            if [e[:3] for e in self.revisions[position]] != [e[:3] for e in events]:
+                raise Violation(
+                    f"{node.name} has other events at revision {revision}: {events!r}, not"
+                    f" {self.revisions[position]!r}"
+                )
+            return
+        if position != len(self.revisions):
+            raise Violation(f"{node.name} is at revision {revision}, ahead of what is committed")
+        self.revisions.append(tuple(events))
+        for event in events:
+            self._note(revision, event)
+
+    def _note(self, revision: int, event: Event) -> None:
+        """Add a new event to the reference history."""
+        kind, key, stored = event[:3]
+        previous = self.value_at(key, revision - 1)
+        revisions, values = self._keys.setdefault(key, ([], []))
+        revisions.append(revision)
+        if kind == DELETE:
+            values.append(None)
+            if previous is not None and previous.lease and key.startswith(b"lease/"):
+                self._lease_ended(previous.lease, key)
+            return
+        value = KeyValue.FromString(stored)
+        if value.value in self.refused:
+            raise Violation(
+                f"{value.value!r} was written at {revision} although the client was told"
+                f" {self.refused[value.value]!r}"
+            )
+        if value.value in self.values:
+            raise Violation(f"{value.value!r} was written twice, at {revision} the second time")
+        expected_create = previous.create_revision if previous is not None else revision
+        expected_version = previous.version + 1 if previous is not None else 1
+        if (value.mod_revision, value.create_revision, value.version) != (
+            revision,
+            expected_create,
+            expected_version,
+        ):
+            raise Violation(f"wrong revisions in {value!r}, written at {revision}")
+        self.values[value.value] = revision
+        values.append(value)
+
+    def _lease_ended(self, lease: int, key: bytes) -> None:
+        # The leader's time is that of its last tick, so it may be early by one.
+        if self._loop.now < self.lease_ends.get(lease, 0.0) - 1.5 * TICK_S:
+            raise Violation(
+                f"{key!r} went with lease {lease} at {self._loop.now:.3f}, before"
+                f" {self.lease_ends[lease]:.3f}"
+            )
+        self.count("key expired")
+
+    def applied(self, node: Node) -> None:
+        """Equal applied index, equal state."""
+        member, store = node.member, node.store
+        index = member.applied_index
+        if store.revision < self._seen_revision[node.id]:
+            raise Violation(f"{node.name} fell back to revision {store.revision}")
+        self._seen_revision[node.id] = store.revision
+        state = (store.revision, store.compact_revision, len(node.lessor.ids()))
+        known = self._states.setdefault(index, state)
+        if known != state:
+            raise Violation(
+                f"{node.name} at index {index} has (revision, compacted, leases) {state}, another"
+                f" member {known}"
+            )
+        if index % FULL_HASH_EVERY == 0:
+            self.compare_full(node)
+
+    def compare_full(self, node: Node) -> None:
+        """Compare a member's whole replicated state with that of others at its applied index."""
+        lessor = node.lessor
+        leases = [(i, lessor.ttl(i), sorted(lessor.keys(i))) for i in sorted(lessor.ids())]
+        members = sorted(map(repr, node.cluster.members.values()))
+        state = (node.store.hash_kv(0), leases, members, node.cluster.version)
+        known = self._full_states.setdefault(node.member.applied_index, state)
+        if known != state:
+            raise Violation(
+                f"{node.name} at index {node.member.applied_index} has {state}, another member"
+                f" {known}"
+            )
+        self.count("full comparison")
+
+    # What clients are told.
+
+    def value_at(self, key: bytes, revision: int) -> KeyValue | None:
+        """The reference's value of a key at a revision."""
+        revisions, values = self._keys.get(key, ((), ()))
+        position = bisect_right(revisions, revision)
+        return values[position - 1] if position else None
+
+    def range_at(self, start: bytes, end: bytes, revision: int) -> list[KeyValue]:
+        """The reference's live keys of [start, end) at a revision, ascending."""
+        found = (self.value_at(k, revision) for k in sorted(self._keys) if start <= k < end)
+        return [value for value in found if value is not None]
+
+    def events_between(self, start: int, stop: int) -> list[tuple[int, tuple[Event, ...]]]:
+        """(revision, events) of the revisions in [start, stop)."""
+        first = FIRST_REVISION + 1
+        chosen = self.revisions[max(start - first, 0) : max(stop - first, 0)]
+        return list(enumerate(chosen, max(start, first)))
+
+    def told(self, revision: int, floor: int, *, wrote: bool) -> None:
+        """A client was answered with `revision`; `floor` is that of when it asked.
+
+        A linearizable answer shows everything acknowledged before, and a write comes after it.
+        """
+        if revision < floor + wrote:
+            raise Violation(
+                f"a {'write' if wrote else 'read'} was answered at revision {revision}, although"
+                f" {floor} was known before it began"
+            )
+        if revision > FIRST_REVISION + len(self.revisions):
+            raise Violation(f"answered at revision {revision}, which does not exist")
+        self.floor = max(self.floor, revision)
+
+    def wrote(self, revision: int, key: bytes, value: bytes | None) -> None:
+        """An acknowledged put (or delete, value None) is what happened at its revision."""
+        events = self.revisions[revision - FIRST_REVISION - 1]
+        kind = PUT if value is not None else DELETE
+        if not any(event[0] == kind and event[1] == key for event in events):
+            raise Violation(f"the write of {key!r} acknowledged at {revision} is not there")
+        if value is not None and self.values.get(value) != revision:
+            raise Violation(f"{value!r} was acknowledged at {revision}, and is not there")
+
+    def refuse(self, value: bytes, why: str) -> None:
+        """A put certainly failed: it must never show."""
+        if value in self.values:
+            raise Violation(f"the put of {value!r} was answered {why!r}, but it was written")
+        self.refused[value] = why
+
+    # The end.
+
+    def converged(self) -> str:
+        """Why the members are not all in one state yet; "" when they are."""
+        positions = {node.name: node.member.applied_index for node in self.nodes}
+        if len(set(positions.values())) > 1:
+            return f"applied {positions}"
+        if any(node.member.applied_index < len(self.committed) for node in self.nodes):
+            return f"applied {positions} of {len(self.committed)}"
+        return ""
+
+    def final(self) -> None:
+        """Everything acknowledged is there, and all members are alike."""
+        last = FIRST_REVISION + len(self.revisions)
+        for node in self.nodes:
+            if node.store.revision != last:
+                raise Violation(f"{node.name} ends at revision {node.store.revision}, not {last}")
+            self.compare_full(node)
+            for key in sorted(self._keys):
+                stored = node.store.get(key)
+                value = None if stored is None else KeyValue.FromString(stored)
+                if value != self.value_at(key, last):
+                    raise Violation(f"{node.name} ends with {value!r} as {key!r}")
+        if self.floor > last:
+            raise Violation(f"revision {self.floor} was acknowledged, the last one is {last}")

@@ -1,0 +1,140 @@
+"""Faults that come and go: what is done to the cluster, and how it is all undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raft import ProposalDropped
+from tests.sim.checks import Checks
+from tests.sim.loop import Loop
+from tests.sim.network import Network
+from tests.sim.node import Node
+
+
+class Faults:
+    """Draws a fault every `mean_pause_s` or so; most end by themselves after a while."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        network: Network,
+        nodes: Sequence[Node],
+        checks: Checks,
+        mean_pause_s: float,
+    ) -> None:
+        self._loop = loop
+        self._network = network
+        self._nodes = nodes
+        self._checks = checks
+        self._mean_pause_s = mean_pause_s
+        self._stopped = False
+
+    def start(self) -> None:
+        self._later()
+
+    def stop(self) -> None:
+        """Undo every fault and bring no more."""
+        self._stopped = True
+        self._network.heal()
+        for node in self._nodes:
+            node.disk.write_s = node.commit_s = 0.002
+            node.process.paused_until = 0.0
+            if not node.up:
+                node.start()
+
+    def _later(self) -> None:
+        pause = self._loop.random.expovariate(1 / self._mean_pause_s)
+        self._loop.after(pause, "fault", self._strike)
+
+    def _strike(self) -> None:
+        if self._stopped:
+            return
+        faults = (
+            self._crash, self._crash_all, self._partition, self._one_way, self._isolate_leader,
+            self._transfer, self._pause, self._slow_disk, self._bad_network, self._heal,
+        )  # fmt: skip
+        fault = self._loop.random.choices(faults, (20, 2, 10, 10, 10, 15, 10, 8, 10, 15))[0]
+        self._checks.count(fault.__name__.strip("_"))
+        self._loop.trace(f"fault {fault.__name__}")
+        fault()
+        self._later()
+
+    def _pick(self) -> Node:
+        """A member, the leader more often than others."""
+        leaders = [node for node in self._nodes if node.up and node.member.is_leader]
+        if leaders and self._loop.random.random() < 0.3:
+            return leaders[0]
+        return self._loop.random.choice(self._nodes)
+
+    def _crash(self) -> None:
+        self._crash_node(self._pick(), self._loop.random.expovariate(1 / 1.5))
+
+    def _crash_node(self, node: Node, down_s: float) -> None:
+        if not node.up:
+            return
+        node.crash()
+        self._loop.after(down_s, f"{node.name} starts", lambda: None if node.up else node.start())
+
+    def _crash_all(self) -> None:
+        """A power cut."""
+        for node in self._nodes:
+            self._crash_node(node, self._loop.random.uniform(0.1, 1.0))
+
+    def _partition(self) -> None:
+        """Two groups that do not hear of each other."""
+        group = {node.id for node in self._nodes if self._loop.random.random() < 0.5}
+        for a in self._nodes:
+            for b in self._nodes:
+                if (a.id in group) != (b.id in group):
+                    self._network.cut(a.id, b.id)
+
+    def _one_way(self) -> None:
+        """What one member sends to some others is lost, and not the other way."""
+        node = self._pick()
+        for other in self._nodes:
+            if other is not node and self._loop.random.random() < 0.7:
+                self._network.cut(node.id, other.id)
+
+    def _isolate_leader(self) -> None:
+        for node in self._nodes:
+            if node.up and node.member.is_leader:
+                for other in self._nodes:
+                    if other is not node:
+                        self._network.cut(node.id, other.id)
+                        self._network.cut(other.id, node.id)
+
+    def _heal(self) -> None:
+        self._network.heal()
+
+    def _transfer(self) -> None:
+        asked, target = self._pick(), self._pick()
+        if asked.up:
+            try:
+                asked.member.transfer_leadership(target.id)
+            except ProposalDropped:
+                self._checks.count("transfer refused")
+
+    def _pause(self) -> None:
+        node = self._pick()
+        if node.up and not node.process.paused_until:
+            seconds = self._loop.random.expovariate(1 / 1.0)
+            node.pause(seconds)
+            life = node.process.life
+
+            def resume() -> None:
+                if node.process.life == life:
+                    node.process.paused_until = 0.0
+
+            self._loop.after(seconds, f"{node.name} resumes", resume)
+
+    def _slow_disk(self) -> None:
+        node = self._pick()
+        node.disk.write_s = self._loop.random.choice((0.002, 0.05, 0.5))
+        node.commit_s = self._loop.random.choice((0.002, 0.05, 0.5))
+
+    def _bad_network(self) -> None:
+        random, network = self._loop.random, self._network
+        network.drop = random.choice((0.0, 0.02, 0.2))
+        network.double = random.choice((0.0, 0.1))
+        network.late = random.choice((0.0, 0.05, 0.3))
+        network.delay_s = random.choice((0.0005, 0.005, 0.05))

@@ -1,0 +1,170 @@
+"""A run: a cluster, its clients and its faults from one seed, judged from beginning to end.
+
+First faults come and go for `chaos_s`, then everything is healed, and the cluster must have a
+leader and answer within `RECOVERY_S`, come to one state, expire its leases and serve its watches to
+the end. `run` returns what happened, or raises `Violation` with the seed and the last events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvstore.membership.ids import compute_member_id
+from kvstore.node.member import Result
+from kvstore.node.request import Kind
+from kvstore.pb import rpc_pb2
+from tests.sim.checks import Checks
+from tests.sim.faults import Faults
+from tests.sim.loop import Loop, Violation
+from tests.sim.network import Network
+from tests.sim.node import Node
+from tests.sim.workload import Client, Watcher
+
+RECOVERY_S = 10.0
+"""After healing: the time until every member has had a write acknowledged. Enough for some
+elections (1 to 2 s each) and a request's time-out (2 s)."""
+SETTLE_S = 25.0
+"""After that, without new requests: the time until leases (5 s at most, and up to an election and
+retries of 3 s more) have expired and everything is applied everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    seed: int
+    members: int
+    events: int
+    virtual_s: float
+    revision: int
+    terms: int
+    counts: dict[str, int]
+    trace_hash: str
+
+
+class Simulation:
+    """One cluster. Make it, then `run` it, once."""
+
+    def __init__(self, seed: int, *, members: int = 0, chaos_s: float = 30.0) -> None:
+        """Args: members: 1 to 5, 0 to draw it. chaos_s: virtual seconds of faults."""
+        self.seed = seed
+        self.loop = Loop(seed)
+        random = self.loop.random
+        self.chaos_s = chaos_s
+        self.checks = Checks(self.loop)
+        self.network = Network(self.loop)
+        count = members or random.choice((3, 3, 3, 5, 5, 1))
+        initial = {f"n{i}": (f"http://n{i}",) for i in range(1, count + 1)}
+        self.nodes = [
+            Node(
+                name,
+                compute_member_id(urls, "sim"),
+                self.loop,
+                self.network,
+                self.checks,
+                initial,
+            )
+            for name, urls in initial.items()
+        ]
+        self.checks.nodes = self.nodes
+        self.network.endpoints = {node.id: node for node in self.nodes}
+        think_s = random.choice((0.02, 0.1, 0.4))
+        self.clients = [
+            Client(i, self.loop, self.nodes, self.checks, think_s) for i in range(random.randint(2, 6))
+        ]
+        self.watchers = [Watcher(i, self.loop, self.nodes, self.checks) for i in range(4)]
+        pause_s = random.choice((0.5, 1.0, 3.0))
+        self.faults = Faults(self.loop, self.network, self.nodes, self.checks, pause_s)
+
+    def run(self) -> Outcome:
+        """Raises Violation for any promise broken, any exception of the members included."""
+        try:
+            self._chaos()
+            self._recover()
+            self._settle()
+            self.checks.final()
+        except Exception as error:
+            lines = "\n".join(self.loop.recent)
+            raise Violation(
+                f"seed {self.seed} at {self.loop.now:.6f} s: {type(error).__name__}: {error}\n"
+                f"Repeat: python -m pytest tests/sim -k seed --sim-seed={self.seed}\n"
+                f"or, with a trace: python -m tests.sim.run --start {self.seed} --seeds 1 --trace\n"
+                f"Last events:\n{lines}"
+            ) from error
+        return Outcome(
+            self.seed,
+            len(self.nodes),
+            self.loop.events,
+            self.loop.now,
+            1 + len(self.checks.revisions),
+            max(self.checks.leaders, default=0),
+            dict(sorted(self.checks.counts.items())),
+            self.loop.trace_hash(),
+        )
+
+    def _run_for(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
+        observe = self.checks.observe
+
+        def watched() -> bool:
+            observe()
+            return done()
+
+        return self.loop.run_until(self.loop.now + seconds, watched)
+
+    def _chaos(self) -> None:
+        for node in self.nodes:
+            node.start()
+        for actor in (*self.clients, *self.watchers, self.faults):
+            actor.start()
+        self._run_for(self.chaos_s)
+
+    def _recover(self) -> None:
+        """Heal; every member must get a write through in time."""
+        self.faults.stop()
+        waiting = {node.name for node in self.nodes}
+        for node in self.nodes:
+            self._probe(node, waiting)
+        if not self._run_for(RECOVERY_S, lambda: not waiting):
+            states = {
+                node.name: (node.member.raft.role.value, node.member.raft.term)
+                for node in self.nodes
+            }
+            raise Violation(
+                f"no write through {sorted(waiting)} within {RECOVERY_S} s of healing: {states}"
+            )
+
+    def _probe(self, node: Node, waiting: set[str]) -> None:
+        def done(result: Result) -> None:
+            if isinstance(result, bytes):
+                waiting.discard(node.name)
+            else:
+                self.loop.after(0.05, f"{node.name} probe again", lambda: self._probe(node, waiting))
+
+        self.checks.count("probe")
+        value = f"probe/{self.checks.counts['probe']}".encode()
+        request = rpc_pb2.PutRequest(key=b"probe", value=value)
+        node.member.propose(Kind.PUT, request.SerializeToString(), done)
+
+    def _settle(self) -> None:
+        """No more requests: leases end, members come to one state, watches get everything."""
+        for client in self.clients:
+            client.stopped = True
+        if not self._run_for(SETTLE_S, lambda: not self._unsettled()):
+            raise Violation(f"not settled {SETTLE_S} s after the last request: {self._unsettled()}")
+
+    def _unsettled(self) -> str:
+        for node in self.nodes:
+            if node.lessor.ids():
+                return f"{node.name} has leases {node.lessor.ids()}"
+        if reason := self.checks.converged():
+            return reason
+        for watcher in self.watchers:
+            if watcher.missing():
+                return f"{watcher.name} has seen up to {watcher.next_revision}"
+        return ""
+
+
+def run(seed: int, *, members: int = 0, chaos_s: float = 30.0) -> Outcome:
+    """Run one simulation."""
+    return Simulation(seed, members=members, chaos_s=chaos_s).run()

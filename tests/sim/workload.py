@@ -1,0 +1,438 @@
+"""Clients: each asks one thing at a time of some member, and holds the answer against the checks.
+
+Answers that leave the outcome open (time-outs, a crash, a lost leader) are passed over; those that
+claim that nothing happened are remembered and must be true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kvstore.apply.kv import (
+    check_delete_range,
+    check_put,
+    check_range,
+    check_txn,
+    range_body,
+)
+from kvstore.errors import COMPACTED, FUTURE_REV, LEASE_NOT_FOUND, RAFT_PROPOSAL_DROPPED, EtcdError
+from kvstore.errors import Code as GrpcCode
+from kvstore.mvcc.watch_stream import WatchStream
+from kvstore.node.member import Result
+from kvstore.node.request import Kind
+from kvstore.pb import rpc_pb2
+from kvstore.pb.kv_pb2 import Event as WatchEvent
+from kvstore.pb.kv_pb2 import KeyValue
+from tests.sim.checks import Checks
+from tests.sim.loop import Loop, Violation
+from tests.sim.node import MIN_TTL_S, Node
+
+KEYS = tuple(b"key/%d" % number for number in range(6))
+FIRST_KEY, LAST_KEY = b"key/", b"key0"
+GIVE_UP_S = 3.0
+"""A client that has had no answer for this time goes on (its member is gone)."""
+MAX_TTL_S = 5
+
+
+class Client:
+    """One client. `think_s` is the mean pause between an answer and the next request."""
+
+    def __init__(
+        self, number: int, loop: Loop, nodes: Sequence[Node], checks: Checks, think_s: float
+    ) -> None:
+        self.name = f"c{number}"
+        self.stopped = False
+        self._number = number
+        self._loop = loop
+        self._nodes = nodes
+        self._checks = checks
+        self._think_s = think_s
+        self._asked = 0
+        self._answered = 0
+        self._leases: list[int] = []
+        self._versions: dict[bytes, int] = {}
+        """mod_revisions last read, for compare-and-swap."""
+
+    def start(self) -> None:
+        self._rest()
+
+    def _rest(self) -> None:
+        pause = self._loop.random.expovariate(1 / self._think_s)
+        self._loop.after(pause, f"{self.name} asks", self._ask)
+
+    def _ask(self) -> None:
+        random = self._loop.random
+        up = [node for node in self._nodes if node.up and node.process.paused_until == 0.0]
+        if self.stopped:
+            return
+        if not up:
+            self._rest()
+            return
+        self._asked += 1
+        asked = self._asked
+        self._loop.after(GIVE_UP_S, f"{self.name} gives up", lambda: self._end(asked, "none"))
+        operations = (
+            self._put, self._put, self._get, self._get, self._range, self._compare_and_swap,
+            self._compare_and_swap, self._delete, self._lease, self._compact, self._local_get,
+        )  # fmt: skip
+        weights = (20, 10, 20, 10, 10, 20, 10, 12, 6, 2, 10)
+        random.choices(operations, weights)[0](random.choice(up), asked)
+
+    def _end(self, asked: int, outcome: str) -> None:
+        if self._answered < asked == self._asked:
+            self._answered = asked
+            self._loop.trace(f"{self.name} {outcome}")
+            self._rest()
+
+    def _propose(
+        self,
+        node: Node,
+        asked: int,
+        kind: Kind,
+        body: bytes,
+        answer: Callable[[bytes], str],
+        refused: Callable[[EtcdError, bool], None] = lambda error, certain: None,
+    ) -> None:
+        """Propose; `answer` checks a response, `refused` gets an error and whether it is sure
+        that nothing was done."""
+
+        def done(result: Result) -> None:
+            if isinstance(result, bytes):
+                outcome = answer(result)
+            else:
+                certain = (
+                    result in (RAFT_PROPOSAL_DROPPED, LEASE_NOT_FOUND)
+                    or result.code == GrpcCode.DEADLINE_EXCEEDED
+                )
+                refused(result, certain)
+                outcome = result.message
+                self._checks.count(outcome)
+            self._end(asked, outcome)
+
+        try:
+            node.member.propose(kind, body, done)
+        except EtcdError as error:
+            refused(error, True)
+            self._end(asked, error.message)
+
+    # Requests.
+
+    def _value(self) -> bytes:
+        return b"%s/%d" % (self.name.encode(), self._asked)
+
+    def _put(self, node: Node, asked: int) -> None:
+        random, checks = self._loop.random, self._checks
+        value, floor = self._value(), checks.floor
+        request = rpc_pb2.PutRequest(
+            key=random.choice(KEYS), value=value, prev_kv=random.random() < 0.5
+        )
+        if self._leases and random.random() < 0.3:
+            request.lease = random.choice(self._leases)
+            if random.random() < 0.7:
+                request.key = b"lease/" + value
+        check_put(request)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.PutResponse.FromString(result)
+            revision = response.header.revision
+            checks.told(revision, floor, wrote=True)
+            checks.wrote(revision, request.key, value)
+            if request.prev_kv:
+                self._same(
+                    [response.prev_kv] if response.HasField("prev_kv") else [],
+                    [checks.value_at(request.key, revision - 1)],
+                )
+            checks.count("put")
+            return f"put {revision}"
+
+        def refused(error: EtcdError, certain: bool) -> None:
+            if error is LEASE_NOT_FOUND:
+                if request.lease in self._leases:
+                    self._leases.remove(request.lease)
+                if self._loop.now < checks.lease_ends[request.lease] - MIN_TTL_S:
+                    raise Violation(f"lease {request.lease} was granted and is not there")
+            if certain:
+                checks.refuse(value, error.message)
+
+        self._propose(node, asked, Kind.PUT, request.SerializeToString(), answer, refused)
+
+    def _delete(self, node: Node, asked: int) -> None:
+        checks, floor = self._checks, self._checks.floor
+        request = rpc_pb2.DeleteRangeRequest(key=self._loop.random.choice(KEYS), prev_kv=True)
+        if self._loop.random.random() < 0.1:
+            request.key, request.range_end = FIRST_KEY, LAST_KEY
+        check_delete_range(request)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.DeleteRangeResponse.FromString(result)
+            revision, deleted = response.header.revision, response.deleted
+            checks.told(revision, floor, wrote=bool(deleted))
+            seen_at = revision - 1 if deleted else revision
+            if request.range_end:
+                expected = checks.range_at(request.key, request.range_end, seen_at)
+            else:
+                only = checks.value_at(request.key, seen_at)
+                expected = [] if only is None else [only]
+            self._same(list(response.prev_kvs), expected)
+            for value in response.prev_kvs:
+                checks.wrote(revision, value.key, None)
+            checks.count("delete")
+            return f"deleted {revision} {deleted}"
+
+        self._propose(node, asked, Kind.DELETE_RANGE, request.SerializeToString(), answer)
+
+    def _compare_and_swap(self, node: Node, asked: int) -> None:
+        """Put if the key is as it was last seen here; else read it."""
+        checks, floor = self._checks, self._checks.floor
+        key, value = self._loop.random.choice(KEYS), self._value()
+        expected = self._versions.get(key, 0)
+        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=value))
+        get = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))
+        compare = rpc_pb2.Compare(
+            target=rpc_pb2.Compare.MOD,
+            result=rpc_pb2.Compare.EQUAL,
+            key=key,
+            mod_revision=expected,
+        )
+        request = rpc_pb2.TxnRequest(compare=[compare], success=[put], failure=[get])
+        check_txn(request)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.TxnResponse.FromString(result)
+            revision, succeeded = response.header.revision, response.succeeded
+            checks.told(revision, floor, wrote=succeeded)
+            before = checks.value_at(key, revision - 1 if succeeded else revision)
+            matched = (before.mod_revision if before is not None else 0) == expected
+            if matched != succeeded:
+                raise Violation(
+                    f"compare of {key!r} with {expected} at {revision}: {succeeded}, with {before}"
+                )
+            if succeeded:
+                checks.wrote(revision, key, value)
+                self._versions[key] = revision
+            else:
+                checks.refuse(value, "compare failed")
+                self._same(list(response.responses[0].response_range.kvs), [before])
+                self._saw(key, response.responses[0].response_range.kvs)
+            checks.count("txn succeeded" if succeeded else "txn failed")
+            return f"txn {revision} {succeeded}"
+
+        def refused(error: EtcdError, certain: bool) -> None:
+            if certain:
+                checks.refuse(value, error.message)
+
+        self._propose(node, asked, Kind.TXN, request.SerializeToString(), answer, refused)
+
+    def _lease(self, node: Node, asked: int) -> None:
+        random, checks = self._loop.random, self._checks
+        lease_id, floor = random.getrandbits(62) + 1, self._checks.floor
+        request = rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=random.randint(1, MAX_TTL_S))
+        checks.lease_ends[lease_id] = self._loop.now + max(request.TTL, MIN_TTL_S)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.LeaseGrantResponse.FromString(result)
+            checks.told(response.header.revision, floor, wrote=False)
+            if (response.ID, response.TTL) != (lease_id, max(request.TTL, MIN_TTL_S)):
+                raise Violation(f"{request} was answered {response}")
+            self._leases.append(lease_id)
+            checks.count("lease")
+            return f"lease {lease_id}"
+
+        self._propose(node, asked, Kind.LEASE_GRANT, request.SerializeToString(), answer)
+
+    def _compact(self, node: Node, asked: int) -> None:
+        floor = self._checks.floor
+        revision = max(floor - self._loop.random.randrange(30), 1)
+        request = rpc_pb2.CompactionRequest(revision=revision)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.CompactionResponse.FromString(result)
+            self._checks.told(response.header.revision, floor, wrote=False)
+            self._checks.count("compaction")
+            return f"compacted {revision}"
+
+        def refused(error: EtcdError, certain: bool) -> None:
+            if error is FUTURE_REV:
+                raise Violation(f"compaction at {revision}, already acknowledged: {error.message}")
+
+        self._propose(node, asked, Kind.COMPACT, request.SerializeToString(), answer, refused)
+
+    def _get(self, node: Node, asked: int) -> None:
+        self._read(node, asked, rpc_pb2.RangeRequest(key=self._loop.random.choice(KEYS)))
+
+    def _range(self, node: Node, asked: int) -> None:
+        self._read(node, asked, rpc_pb2.RangeRequest(key=FIRST_KEY, range_end=LAST_KEY))
+
+    def _local_get(self, node: Node, asked: int) -> None:
+        """A serializable read, sometimes of an old revision."""
+        random = self._loop.random
+        request = rpc_pb2.RangeRequest(key=random.choice(KEYS), serializable=True)
+        if random.random() < 0.5:
+            request.revision = max(node.store.revision - random.randrange(20), 1)
+        self._end(asked, self._answer_range(node, request))
+
+    def _read(self, node: Node, asked: int, request: rpc_pb2.RangeRequest) -> None:
+        """A linearizable read."""
+        checks, floor = self._checks, self._checks.floor
+
+        def done(error: EtcdError | None) -> None:
+            if error is not None:
+                checks.count(error.message)
+                self._end(asked, error.message)
+                return
+            checks.told(node.store.revision, floor, wrote=False)
+            checks.count("linearizable read")
+            self._end(asked, self._answer_range(node, request))
+
+        node.member.read_index(done)
+
+    def _answer_range(self, node: Node, request: rpc_pb2.RangeRequest) -> str:
+        check_range(request)
+        try:
+            revision, body = range_body(node.store, request)
+        except EtcdError as error:
+            if error is not COMPACTED or request.revision >= node.store.compact_revision:
+                raise Violation(f"{request} was answered {error.message}") from error
+            return error.message
+        response = rpc_pb2.RangeResponse.FromString(body)
+        at = request.revision or revision
+        if request.range_end:
+            expected = self._checks.range_at(request.key, request.range_end, at)
+        else:
+            only = self._checks.value_at(request.key, at)
+            expected = [] if only is None else [only]
+            if not request.revision:
+                self._saw(request.key, response.kvs)
+        self._same(list(response.kvs), expected)
+        return f"read {at} {len(response.kvs)}"
+
+    def _saw(self, key: bytes, found: Sequence[KeyValue]) -> None:
+        self._versions[key] = found[0].mod_revision if found else 0
+
+    @staticmethod
+    def _same(found: Sequence[KeyValue], expected: Sequence[KeyValue | None]) -> None:
+        wanted = [value for value in expected if value is not None]
+        if list(found) != wanted:
+            raise Violation(f"a client was answered {found}, instead of {wanted}")
+
+
+class Watcher:
+    """A client with one watch, which it opens again elsewhere when its member dies.
+
+    Every event of its range must come once and in order, from its first revision on; only what a
+    compaction overtook may be missing, and then the watch is told so.
+    """
+
+    def __init__(self, number: int, loop: Loop, nodes: Sequence[Node], checks: Checks) -> None:
+        self.name = f"w{number}"
+        self.next_revision = 1
+        self._loop = loop
+        self._nodes = nodes
+        self._checks = checks
+        self._stream: WatchStream | None = None
+        self._node = nodes[0]
+        self._life = 0
+        random = loop.random
+        if number % 2:
+            self._start, self._end = FIRST_KEY, b"\0"
+        else:
+            key = random.choice(KEYS)
+            self._start, self._end = key, key + b"\0"
+        self._prev_kv = random.random() < 0.5
+        self._mean_pause = random.choice((0.02, 0.2, 1.0))
+
+    def start(self) -> None:
+        self._later()
+
+    def _later(self) -> None:
+        pause = self._loop.random.expovariate(1 / self._mean_pause)
+        self._loop.after(pause, f"{self.name} looks", self._look)
+
+    def _look(self) -> None:
+        node = self._node
+        lost = self._life != node.process.life or not node.up
+        if self._stream is not None and (lost or self._loop.random.random() < 0.005):
+            if not lost:
+                self._stream.close()
+            self._stream = None
+        if self._stream is None:
+            self._open()
+        elif node.process.paused_until <= self._loop.now:
+            for response in self._stream.take(1 << 20):
+                self._take(rpc_pb2.WatchResponse.FromString(response))
+        self._later()
+
+    def _open(self) -> None:
+        up = [node for node in self._nodes if node.up]
+        if not up:
+            return
+        node = self._node = self._loop.random.choice(up)
+        self._life = node.process.life
+        self._stream = node.hub.stream(lambda: None)
+        request = rpc_pb2.WatchCreateRequest(
+            key=self._start,
+            range_end=self._end,
+            start_revision=self.next_revision,
+            prev_kv=self._prev_kv,
+            progress_notify=True,
+        )
+        self._stream.create(request, node.member.applied_term, self._loop.now)
+
+    def _take(self, response: rpc_pb2.WatchResponse) -> None:
+        checks = self._checks
+        if response.canceled:
+            if response.compact_revision <= self.next_revision:
+                raise Violation(f"{self.name} at {self.next_revision} was cancelled: {response}")
+            self.next_revision = response.compact_revision
+            self._stream = None
+            checks.count("watch overtaken by compaction")
+            return
+        if not response.events:
+            if not response.created:
+                self._progress(response.header.revision)
+            return
+        last = response.events[-1].kv.mod_revision
+        self._compare(last, list(response.events))
+        self.next_revision = last + 1
+        checks.count("watch response")
+
+    def _progress(self, revision: int) -> None:
+        """All events up to this revision have been sent."""
+        self._compare(revision, [])
+        self.next_revision = max(self.next_revision, revision + 1)
+        self._checks.count("watch progress")
+
+    def _compare(self, last: int, events: list[WatchEvent]) -> None:
+        expected = [
+            (kind, key, revision)
+            for revision, all_events in self._checks.events_between(self.next_revision, last + 1)
+            for kind, key, *_ in all_events
+            if self._wants(key)
+        ]
+        found = [(event.type, event.kv.key, event.kv.mod_revision) for event in events]
+        if found != expected:
+            raise Violation(
+                f"{self.name} on {self._node.name} waits for {self.next_revision} and got {found},"
+                f" instead of {expected}"
+            )
+        for event in events:
+            revision = event.kv.mod_revision
+            if event.type == WatchEvent.PUT and event.kv != self._checks.value_at(
+                event.kv.key, revision
+            ):
+                raise Violation(f"{self.name} got {event}")
+            before = self._checks.value_at(event.kv.key, revision - 1)
+            if event.HasField("prev_kv") and event.prev_kv != before:
+                raise Violation(f"{self.name} got {event} instead of previous {before}")
+
+    def _wants(self, key: bytes) -> bool:
+        return key >= self._start and (self._end == b"\0" or key < self._end)
+
+    def missing(self) -> bool:
+        """Whether events are still to come."""
+        stop = 1 + len(self._checks.revisions) + 1
+        return any(
+            self._wants(event[1])
+            for _, events in self._checks.events_between(self.next_revision, stop)
+            for event in events
+        )
