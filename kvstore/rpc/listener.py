@@ -103,7 +103,12 @@ class Listener:
     async def start(self) -> None:
         """Return when connections are accepted. Raises what kept the server from starting."""
         self._serving = asyncio.create_task(self._server.serve(), name=f"listener-{self.port}")
-        await self._server.wait_started()
+        try:
+            await self._server.wait_started()
+        finally:
+            # The server has a duplicate; with this one open, clients would still be let in to wait
+            # for nobody while it drains.
+            self._socket.close()
 
     async def stop(self, timeout_s: float = 2 * STOP_GRACE_S) -> None:
         """Stop accepting at once, let open calls end, cancel them after the grace, close.
@@ -113,15 +118,13 @@ class Listener:
         behind and reported in the log.
         """
         self._server.shutdown()
-        try:
-            if self._serving is not None:
-                _, late = await asyncio.wait({self._serving}, timeout=timeout_s)
-                if late:
-                    log.warning("port %d: calls still running after the stop", self.port)
-                else:
-                    self._serving.result()
-        finally:
-            self._socket.close()
+        self._socket.close()
+        if self._serving is None:
+            return
+        done, _ = await asyncio.wait({self._serving}, timeout=timeout_s)
+        error = self._serving.exception() if done else "calls still running"
+        if error:
+            log.error("port %d did not stop cleanly: %s", self.port, error)
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:

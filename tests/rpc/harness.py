@@ -13,7 +13,7 @@ import queue
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -30,7 +30,6 @@ from kvstore.rpc.metrics import exposition
 WAIT_S = 10
 """Longest wait for something that must happen; reached only when a test fails."""
 
-T = TypeVar("T")
 SERVICE = "/test.Service/"
 Put = rpc_pb2.PutRequest
 
@@ -235,11 +234,6 @@ class Running:
     def on_loop(self, action: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(action)
 
-    def on_loop_result(self, action: Callable[[], T]) -> T:
-        result: queue.Queue[T] = queue.Queue()
-        self.on_loop(lambda: result.put(action()))
-        return result.get(timeout=WAIT_S)
-
     def await_seen(self, expected: Any) -> None:
         seen = self.service.seen.get(timeout=WAIT_S)
         assert seen == expected
@@ -333,10 +327,6 @@ class RawClient:
             for event in self.of(stream, kind):
                 return event
             assert self.read(), f"connection closed before {kind.__name__}"
-
-    def wait_for_goaway(self) -> None:
-        while not any(isinstance(e, h2.events.ConnectionTerminated) for e in self.events):
-            assert self.read(), "connection closed without GOAWAY"
 
     def answer(self, stream: int) -> Answer:
         """Wait for the end of the response and return it."""

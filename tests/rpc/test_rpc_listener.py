@@ -6,10 +6,11 @@ import asyncio
 import socket
 import time
 
+import grpc
 import h2.events
+import h2.exceptions
 import pytest
 
-from kvstore.errors import Code
 from kvstore.rpc.listener import (
     KEEPALIVE_IDLE_S,
     MAX_CONCURRENT_STREAMS,
@@ -19,7 +20,7 @@ from kvstore.rpc.listener import (
     AddressInUse,
     Listener,
 )
-from tests.rpc.harness import WAIT_S, RawClient, Running, frame, put
+from tests.rpc.harness import SERVICE, WAIT_S, RawClient, Running, frame, put
 
 
 def exchange(port: int, request: bytes) -> bytes:
@@ -36,7 +37,7 @@ def exchange(port: int, request: bytes) -> bytes:
         return received
 
 
-async def nothing(scope: object, receive: object, send: object) -> None:
+async def nothing(_scope: object, receive: object, send: object) -> None:
     """Never asked in these tests."""
 
 
@@ -71,10 +72,12 @@ def test_a_stopped_listener_frees_its_port() -> None:
     asyncio.run(listener.stop())
 
 
-def test_connections_are_watched_by_tcp_keepalive(server: Running) -> None:
-    listening = server.listener._socket
+def test_connections_are_watched_by_tcp_keepalive() -> None:
+    listener = Listener(nothing, "127.0.0.1", 0)
+    listening = listener._socket
     assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
+    asyncio.run(listener.stop())
 
 
 def test_streams_per_connection_are_unlimited(client: RawClient) -> None:
@@ -159,31 +162,41 @@ def test_a_flood_of_resets_costs_the_flooder_its_connection(
 # Stopping.
 
 
-def test_stop_lets_a_unary_call_finish() -> None:
-    with Running() as server:
-        client = RawClient(server.port)
-        stream = client.open("hang")
-        client.data(stream, frame(put()), end=True)
-        server.await_seen("started")
-        future = server.on_loop_result(lambda: server.service.pending[-1])
-        server.stop()
-        client.wait_for_goaway()
-        server.on_loop(lambda: future.set_result(b"finished"))
-        assert client.answer(stream).messages == [b"finished"]
-        client.close()
+def test_stop_refuses_connections_at_once_and_lets_a_unary_call_finish() -> None:
+    with Running(stop_grace_s=WAIT_S) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            pending = channel.unary_unary(SERVICE + "hang").future(put(), timeout=WAIT_S)
+            server.await_seen("started")
+            server.stop()
+            await_refusal(server.port)
+            server.on_loop(lambda: server.service.pending[-1].set_result(b"finished"))
+            assert pending.result() == b"finished"
+
+
+def await_refusal(port: int) -> None:
+    """Connect until the port refuses, for as long as anything may take."""
+    give_up_at = time.monotonic() + WAIT_S
+    while time.monotonic() < give_up_at:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=WAIT_S).close()
+        except ConnectionRefusedError:
+            return
+    pytest.fail("the port still accepts connections")
 
 
 def test_stop_ends_open_streams_with_server_stopped() -> None:
     with Running() as server:
-        client = RawClient(server.port)
-        streams = [client.open("stream_hang") for _ in range(50)]
-        for stream in streams:
-            client.wait_for(stream, h2.events.DataReceived)
-        server.stop()
-        for stream in streams:
-            answer = client.answer(stream)
-            assert answer.status == (Code.UNAVAILABLE, "etcdserver: server stopped")
-        client.close()
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            open_stream = channel.stream_stream(SERVICE + "stream_hang")
+            streams = [open_stream(iter(()), timeout=WAIT_S) for _ in range(50)]
+            for stream in streams:
+                assert next(stream) == b"open"
+            server.stop()
+            for stream in streams:
+                with pytest.raises(grpc.RpcError):
+                    next(stream)
+                assert stream.code() == grpc.StatusCode.UNAVAILABLE
+                assert stream.details() == "etcdserver: server stopped"
 
 
 def test_stop_cancels_what_outlives_the_grace() -> None:
@@ -239,7 +252,7 @@ def test_stop_gives_up_on_a_handler_that_resists(caplog: pytest.LogCaptureFixtur
         serving.exception()
 
     asyncio.run(story())
-    assert "calls still running after the stop" in caplog.text
+    assert "did not stop cleanly" in caplog.text
 
 
 def exchange_started(port: int) -> None:

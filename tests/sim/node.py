@@ -61,6 +61,9 @@ class Observer:
     def started(self, node: Node) -> None:
         """A life begins."""
 
+    def count(self, what: str) -> None:
+        """Something worth knowing in the end happened."""
+
 
 @dataclass(slots=True)
 class _Job:
@@ -110,6 +113,7 @@ class Node:
         if recovered.snapshot.index > applied.index:
             path = _received(recovered.snapshot.index)
             if path in self.backend.files:
+                self.observer.count("snapshot installed at a start")
                 self.backend.replace(path)
                 applied = load_applied(self.backend)
                 assert applied is not None
@@ -124,7 +128,7 @@ class Node:
         self.up = True
         self.observer.started(self)
         self._every(self.tick_s, "tick", self._tick)
-        self._every(COMMIT_S, "commit", self._commit)
+        self._commit_forever()
         self._every(CATCH_UP_S, "catch up", self._catch_up)
         self._every(COMPACT_S, "compact", lambda: self.member.compact_step(COMPACT_BATCH))
         self._publish()
@@ -230,6 +234,13 @@ class Node:
 
         self.member.propose(Kind.PUBLISH, json.dumps(record).encode(), done)
 
+    def _commit_forever(self) -> None:
+        """One commit after the other, a pause between them."""
+        label = f"{self.name} commit"
+        self.loop.after(
+            COMMIT_S, label, lambda: self._commit(self._commit_forever), self.process
+        )
+
     def _commit(self, then: Callable[[], None] = lambda: None) -> None:
         commit = self.member.begin_commit()
         if commit is None:
@@ -295,6 +306,7 @@ class Node:
             self.network.send_snapshot(message, content, self._snapshot_reporter(message.to))
 
         def commit() -> None:
+            self.observer.count("snapshot made while committing" if self._jobs else "snapshot made")
             self._commit(lambda: self._submit(_Job("copied", copy, copied)))
 
         self.loop.after(0, f"{self.name} snapshot", commit, self.process)
@@ -310,6 +322,7 @@ class Node:
 
     def install(self, meta: SnapshotMeta) -> None:
         """Put a received snapshot in the place of the state, as `Server.install` does."""
+        self.observer.count("snapshot installed while committing" if self._jobs else "snapshot installed")
         self._wait_for_jobs()
         self.backend.replace(_received(meta.index))
         self.store.restore()
