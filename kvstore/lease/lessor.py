@@ -29,6 +29,9 @@ MAX_TTL_S = 9_000_000_000
 EXPIRED_LIMIT = 500
 """Leases handed out for revocation at once (LSE-20)."""
 
+EXPIRY_CHECKS = 5_000
+"""Leases that one `expired` looks at, most of them renewed since; bounds its time to ~10 ms."""
+
 REVOKE_RETRY_S = 3.0
 """An expired lease that is still there after this time is handed out again (LSE-20)."""
 
@@ -153,8 +156,8 @@ class Lessor:
         self._backend.put(LEASES, wire.encode_id(lease_id), wire.encode_lease(lease.ttl_s, 0))
         self._leases[lease_id] = lease
         if self._primary:
-            lease.expiry = now + lease.ttl_s
-            self._queue(lease_id, lease, lease.expiry)
+            lease.expiry = lease.due = now + lease.ttl_s
+            heapq.heappush(self._heap, (lease.due, lease_id))
         return lease.ttl_s
 
     def revoke(self, lease_id: int) -> list[bytes]:
@@ -242,13 +245,18 @@ class Lessor:
         `SPREAD_MIN_LEASES` leases on, expiries are moved further apart, later and never earlier.
         Promoting a leader again (a new term) gives every lease at least what it had.
         """
-        for lease in self._leases.values():
+        heap = []
+        for lease_id, lease in self._leases.items():
             expiry = now + (lease.remaining_s or lease.ttl_s) + extend
-            lease.expiry = max(expiry, lease.expiry) if self._primary else expiry
+            heap.append((max(expiry, lease.expiry) if self._primary else expiry, lease_id))
+        heap.sort()  # a sorted list is a heap
+        if len(heap) >= SPREAD_MIN_LEASES:
+            heap = _spread(heap)
+        for expiry, lease_id in heap:
+            lease = self._leases[lease_id]
+            lease.expiry = lease.due = expiry
+        self._heap = heap
         self._primary = True
-        if len(self._leases) >= SPREAD_MIN_LEASES:
-            self._spread()
-        self._rebuild_heap()
 
     def demote(self) -> None:
         """Stop expiring: this member leads no longer (LSE-23)."""
@@ -296,16 +304,20 @@ class Lessor:
         """
         found: list[int] = []
         heap = self._heap
-        while heap and heap[0][0] <= now and len(found) < limit:
-            due, lease_id = heapq.heappop(heap)
+        for _ in range(EXPIRY_CHECKS):
+            if not heap or heap[0][0] > now or len(found) >= limit:
+                break
+            due, lease_id = heap[0]
             lease = self._leases.get(lease_id)
             if lease is None or lease.due != due:
-                continue  # revoked since, perhaps granted anew
+                heapq.heappop(heap)  # revoked since, perhaps granted anew
+                continue
             if lease.expiry > now:
-                self._queue(lease_id, lease, lease.expiry)  # renewed since
+                lease.due = lease.expiry  # renewed since
             else:
-                self._queue(lease_id, lease, now + REVOKE_RETRY_S)
+                lease.due = now + REVOKE_RETRY_S
                 found.append(lease_id)
+            heapq.heapreplace(heap, (lease.due, lease_id))
         return found
 
     def _get(self, lease_id: int) -> Lease:
@@ -314,21 +326,18 @@ class Lessor:
             raise errors.LEASE_NOT_FOUND
         return lease
 
-    def _queue(self, lease_id: int, lease: Lease, due: float) -> None:
-        lease.due = due
-        heapq.heappush(self._heap, (due, lease_id))
-
     def _rebuild_heap(self) -> None:
-        for lease in self._leases.values():
-            # A pending retry (due after expiry) keeps its time.
-            lease.due = max(lease.expiry, lease.due) if lease.due < math.inf else lease.expiry
         self._heap = [(lease.due, lease_id) for lease_id, lease in self._leases.items()]
         heapq.heapify(self._heap)
 
-    def _spread(self) -> None:
-        """Move expiries to at least 1/`SPREAD_PER_SECOND` s after one another, keeping order."""
-        step = 1 / SPREAD_PER_SECOND
-        earliest = -math.inf
-        for lease in sorted(self._leases.values(), key=lambda lease: lease.expiry):
-            lease.expiry = max(lease.expiry, earliest)
-            earliest = lease.expiry + step
+
+def _spread(expiries: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Move sorted expiries to at least 1/`SPREAD_PER_SECOND` s after one another (LSE-22)."""
+    step = 1 / SPREAD_PER_SECOND
+    earliest = -math.inf
+    spread = []
+    for expiry, lease_id in expiries:
+        later = max(expiry, earliest)
+        spread.append((later, lease_id))
+        earliest = later + step
+    return spread

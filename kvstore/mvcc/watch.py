@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvstore.mvcc import watch_wire as wire
 from kvstore.mvcc.store import Event, Store
+from kvstore.mvcc.watch_history import Encoded, read_slice
 from kvstore.mvcc.watch_index import WatchIndex
 from kvstore.mvcc.watch_stream import QUEUE_BYTES, QUEUE_RESPONSES, Watcher, WatchStream
 
@@ -38,80 +38,11 @@ MIN_PROGRESS_INTERVAL_S = 0.1
 PROGRESS_JITTER = 0.1
 """Largest part of the interval by which periodic progress is put off at random (WCH-33)."""
 
-CATCH_UP_REVISIONS = 500
-"""Most revisions that one slice of `catch_up` reads; a response never holds more (WCH-23)."""
-
-CATCH_UP_BYTES = 4 << 20
-"""A slice reads no further revision once it holds this many bytes of events."""
-
-CATCH_UP_RESPONSE_BYTES = 1 << 20
-"""A historical response takes no further revision once it holds this many bytes."""
-
-CATCH_UP_COHORTS = 256
-"""Most distinct (range, position, options) combinations served by one slice."""
-
 
 class RandomFraction(Protocol):
     """The part of `random.Random` that jitter needs."""
 
     def random(self) -> float: ...
-
-
-class _Encoded:
-    """One event of one revision, encoded at most once with and once without prev_kv (WCH-29)."""
-
-    __slots__ = ("_event", "_plain", "_revision", "_store", "_with_prev")
-
-    def __init__(self, store: Store, revision: int, event: Event) -> None:
-        self._store = store
-        self._revision = revision
-        self._event = event
-        self._plain: bytes | None = None
-        self._with_prev: bytes | None = None
-
-    def field(self, prev_kv: bool) -> bytes:
-        """Return the event as a field of WatchResponse (WCH-27, WCH-28)."""
-        if prev_kv:
-            if self._with_prev is None:
-                self._with_prev = self._encode_with_prev()
-            return self._with_prev
-        if self._plain is None:
-            self._plain = wire.event(self._event[0], self._event[2], None)
-        return self._plain
-
-    def _encode_with_prev(self) -> bytes:
-        kind, _, kv, prev_main, prev_sub = self._event
-        # The state at revision - 1 counts, not the age of the value found there (WCH-28).
-        if prev_main == 0 or self._revision - 1 < self._store.compact_revision:
-            return self.field(prev_kv=False)
-        return wire.event(kind, kv, self._store.value_at(prev_main, prev_sub) or None)
-
-
-@dataclass(slots=True, eq=False)
-class _Cohort:
-    """Unsynced watchers that need the very same responses."""
-
-    key: bytes
-    end: bytes | None
-    next_revision: int
-    drop: int
-    prev_kv: bool
-    members: list[Watcher] = field(default_factory=list)
-    responses: list[tuple[int, list[bytes]]] = field(default_factory=list)
-    """(first revision, event fields) of each response, ascending."""
-    last_revision: int = 0
-    last_bytes: int = 0
-
-    def add(self, revision: int, event: bytes) -> None:
-        """Append an event; a new response begins at revision borders only (WCH-21, WCH-23)."""
-        if revision != self.last_revision and (
-            not self.responses or self.last_bytes >= CATCH_UP_RESPONSE_BYTES
-        ):
-            self.responses.append((revision, []))
-            self.last_bytes = 0
-        self.last_revision = revision
-        self.last_bytes += len(event)
-        self.responses[-1][1].append(event)
 
 
 class WatchHub:
@@ -235,7 +166,7 @@ class WatchHub:
         groups = self._synced.groups(event[1])
         if not groups:
             return
-        encoded = _Encoded(self._store, revision, event)
+        encoded = Encoded(self._store, event)
         header = self.header(revision)
         queue_limit, queue_bytes = self._queue_limit, self._queue_bytes
         kind_bit = 1 << event[0]
@@ -279,7 +210,7 @@ class WatchHub:
         if not picked:
             return
         header = self.header(revision)
-        encoded = [_Encoded(self._store, revision, event) for event in events]
+        encoded = [Encoded(self._store, event) for event in events]
         shared: dict[tuple[bool, tuple[int, ...]], tuple[bytes, ...]] = {}
         for watcher, positions in picked.items():
             if watcher.stream.full:
@@ -345,11 +276,8 @@ class WatchHub:
             (w.next_revision for w in ready if w.next_revision >= self._cursor),
             default=min(w.next_revision for w in ready),
         )
-        batch = self._store.events(start, head + 1, CATCH_UP_REVISIONS, CATCH_UP_BYTES)
-        end = batch[-1][0] if batch else head
+        cohorts, end = read_slice(self._store, start, ready)
         self._cursor = end + 1
-        cohorts = _cohorts([w for w in ready if start <= w.next_revision <= end])
-        self._fill(cohorts, batch)
         header = self.header(head)
         for cohort in cohorts:
             responses = [(first, (header, *fields)) for first, fields in cohort.responses]
@@ -379,23 +307,6 @@ class WatchHub:
         del watcher.stream.watchers[watcher.watch_id]
         flags = wire.CANCELED + wire.compact_revision(self._store.compact_revision)
         watcher.stream.push((self.header(0), flags), watcher.id_field)
-
-    def _fill(self, cohorts: list[_Cohort], batch: list[tuple[int, list[Event]]]) -> None:
-        """Hand each event of the slice to the cohorts that want it."""
-        index: WatchIndex[_Cohort] = WatchIndex()
-        for cohort in cohorts:
-            index.add(cohort)
-        for revision, events in batch:
-            for event in events:
-                groups = index.groups(event[1])
-                if not groups:
-                    continue
-                encoded = _Encoded(self._store, revision, event)
-                kind_bit = 1 << event[0]
-                for group in groups:
-                    for cohort in group:
-                        if not cohort.drop & kind_bit and revision >= cohort.next_revision:
-                            cohort.add(revision, encoded.field(cohort.prev_kv))
 
     def _feed(
         self, watcher: Watcher, responses: list[tuple[int, tuple[bytes, ...]]], stop: int
@@ -438,17 +349,3 @@ class WatchHub:
 def _joined(header: bytes, event: bytes) -> tuple[tuple[bytes, ...], int]:
     body = header + event
     return (body,), len(body)
-
-
-def _cohorts(watchers: list[Watcher]) -> list[_Cohort]:
-    """Group watchers by what they need; those beyond `CATCH_UP_COHORTS` wait for a later slice."""
-    cohorts: dict[tuple[bytes, bytes | None, int, int, bool], _Cohort] = {}
-    for w in watchers:
-        need = (w.key, w.end, w.next_revision, w.drop, w.prev_kv)
-        cohort = cohorts.get(need)
-        if cohort is None:
-            if len(cohorts) >= CATCH_UP_COHORTS:
-                continue
-            cohort = cohorts[need] = _Cohort(*need)
-        cohort.members.append(w)
-    return list(cohorts.values())

@@ -393,7 +393,7 @@ class GrpcRouter:
             raise STOPPED
         if "http.response.trailers" not in call._scope["extensions"]:
             raise _NO_TRAILERS
-        encoding = headers.get(b"grpc-encoding", b"identity")
+        encoding = headers.get(b"grpc-encoding") or b"identity"
         if encoding != b"identity" and encoding not in _WINDOW_BITS:
             name = encoding.decode("utf-8", "replace")
             text = f'grpc: Decompressor is not installed for grpc-encoding "{name}"'
@@ -486,7 +486,9 @@ class GrpcRouter:
         status = _status(call, outcome)
         method.handled[status.code] += 1
         if call.cancelled:
-            raise outcome
+            if isinstance(outcome, asyncio.CancelledError):
+                raise outcome
+            return
         try:
             if started:
                 await send(_EMPTY_BODY)
@@ -563,7 +565,10 @@ def _bad_content_type(content_type: bytes) -> EtcdError:
 def _status_headers(status: EtcdError) -> list[tuple[bytes, bytes]]:
     headers = [(b"grpc-status", str(int(status.code)).encode())]
     if status.message:
-        headers.append((b"grpc-message", quote(status.message, safe=_UNQUOTED).encode()))
+        text = quote(status.message, safe=_UNQUOTED)
+        if text != text.strip():  # a header value may not begin or end with a space
+            text = text.replace(" ", "%20")
+        headers.append((b"grpc-message", text.encode()))
     return headers
 
 

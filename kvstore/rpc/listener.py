@@ -103,21 +103,20 @@ class Listener:
     async def start(self) -> None:
         """Return when connections are accepted. Raises what kept the server from starting."""
         self._serving = asyncio.create_task(self._server.serve(), name=f"listener-{self.port}")
-        try:
-            await self._server.wait_started()
-        finally:
-            # The server has a duplicate; with this one open, clients would still be let in to wait
-            # for nobody while it drains.
-            self._socket.close()
+        await self._server.wait_started()
 
     async def stop(self, timeout_s: float = 2 * STOP_GRACE_S) -> None:
-        """Stop accepting at once, let open calls end, cancel them after the grace, close.
+        """Refuse connections at once, let open calls end, cancel them after the grace, close.
 
         Streams end only when something ends them: call ``GrpcRouter.stop`` first. Returns after
         ``timeout_s`` seconds at the latest; a handler that resists its cancellation is then left
-        behind and reported in the log.
+        behind and reported in the log. Idle connections do not hold it up, but one that has not
+        sent its first byte does, for HANDSHAKE_TIMEOUT_S or the grace.
         """
         self._server.shutdown()
+        # Closing is not enough: h2corn keeps a duplicate of the listening socket while it drains,
+        # and the kernel would let clients in to wait for nobody.
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         if self._serving is None:
             return

@@ -247,6 +247,20 @@ def test_no_more_than_the_limit_expire_at_once_and_the_rest_follow() -> None:
     assert sorted(first + rest) == list(range(1, EXPIRED_LIMIT + 3))
 
 
+def test_a_call_looks_at_a_bounded_number_of_leases_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LSE-20."""
+    monkeypatch.setattr(lessor_module, "EXPIRY_CHECKS", 3)
+    leader = new_leader()
+    for lease_id in range(1, 6):
+        leader.grant(lease_id, 10, 0.0)
+        leader.renew(lease_id, 5.0)
+    leader.grant(6, 12, 0.0)
+    assert leader.expired(12.0) == []
+    assert leader.expired(12.0) == [6]
+
+
 def test_an_id_granted_anew_does_not_inherit_the_old_expiry() -> None:
     """LSE-20."""
     leader = new_leader()

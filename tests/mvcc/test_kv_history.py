@@ -83,7 +83,7 @@ def test_history_survives_a_restart(member: KvMember) -> None:
     member.txn(success=[put_op(b"b"), put_op(b"a")])
     member.delete(ALL, ALL)
     member.backend.commit()
-    announced = member.events
+    announced = list(member.events)
     member.put(b"lost")
     member.crash()
     assert member.revision == 4

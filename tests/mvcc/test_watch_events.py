@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kvstore.mvcc.watch import (
-    CATCH_UP_RESPONSE_BYTES,
-    CATCH_UP_REVISIONS,
     MESSAGE_OVERHEAD_BYTES,
 )
+from kvstore.mvcc.watch_history import CATCH_UP_RESPONSE_BYTES, CATCH_UP_REVISIONS
 from kvstore.pb.kv_pb2 import KeyValue
 from tests.mvcc.watch_world import MAX_REQUEST_BYTES, NODELETE, NOPUT, World, revisions, summary
 
@@ -193,7 +192,7 @@ def test_a_historical_response_holds_a_bounded_number_of_revisions() -> None:
     for _ in range(CATCH_UP_REVISIONS + 1):
         world.put(b"a")
     client = world.client()
-    client.watch(b"a", start_revision=1)
+    client.watch(b"a", start_revision=2)
     world.catch_up()
     responses = client.take()
     assert [len(response.events) for response in responses] == [CATCH_UP_REVISIONS, 1]

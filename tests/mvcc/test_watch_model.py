@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvstore.mvcc.watch import MESSAGE_OVERHEAD_BYTES
 from kvstore.mvcc.watch_index import interval
@@ -151,7 +151,9 @@ class WatchMachine(RuleBasedStateMachine):
         world.store.on_events = self.publish
         world.install_snapshot()
 
-    @precondition(lambda self: self.world.store.revision > 1)
+    def teardown(self) -> None:
+        self.settle()
+
     @rule()
     def settle(self) -> None:
         """Read everything: nothing may be missing then, and progress can be had."""

@@ -13,8 +13,8 @@ from random import Random
 from raft import (
     CONF_CHANGE,
     ConfChange,
-    ConfState,
     Config,
+    ConfState,
     Entry,
     HardState,
     Message,

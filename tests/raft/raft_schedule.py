@@ -8,8 +8,9 @@ one-sided troubles that break consensus.
 from dataclasses import dataclass, field
 from random import Random
 
-from raft import ConfChange, ConfChangeType, Transition
 from raft_cluster import Cluster
+
+from raft import ConfChange, ConfChangeType, Transition
 
 
 def random_settings(random: Random) -> dict[str, object]:

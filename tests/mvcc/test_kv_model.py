@@ -1,0 +1,256 @@
+"""Random operations, compactions and crashes: the member answers as the naive model does."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kvstore.apply import kv
+from kvstore.errors import EtcdError
+from kvstore.mvcc import index as index_module
+from kvstore.mvcc.hash import crc32c
+from kvstore.mvcc.keyvalue import TOMBSTONE_KEY_SIZE, decode_revision_key
+from kvstore.pb import rpc_pb2
+from kvstore.pb.kv_pb2 import KeyValue
+from kvstore.storage.backend import REVISIONS
+from tests.mvcc.kv_member import ALL, KvMember, lmdb_member, memory_member
+from tests.mvcc.kv_model import Model, outcome_of
+
+keys = st.sampled_from([b"a", b"b", b"b\0", b"c", b"d", b"\xff"])
+ends = st.sampled_from([b"", b"", b"c", b"d", b"z", b"\0", b"a"])
+values = st.sampled_from([b"", b"x", b"y", b"z" * 200])
+leases = st.sampled_from([0, 0, 0, 1, -2, 9])
+revisions = st.integers(-2, 45)
+bits = st.booleans()
+
+
+@st.composite
+def puts(draw: st.DrawFn) -> rpc_pb2.PutRequest:
+    request = rpc_pb2.PutRequest(key=draw(keys), prev_kv=draw(bits))
+    request.ignore_value, request.ignore_lease = draw(
+        st.sampled_from([(False, False)] * 4 + [(True, False), (False, True), (True, True)])
+    )
+    if not request.ignore_value:
+        request.value = draw(values)
+    if not request.ignore_lease:
+        request.lease = draw(leases)
+    return request
+
+
+deletes = st.builds(rpc_pb2.DeleteRangeRequest, key=keys, range_end=ends, prev_kv=bits)
+filters = st.sampled_from([0, 0, 0, 3, 8, 15])
+ranges = st.builds(
+    rpc_pb2.RangeRequest,
+    key=keys | st.just(ALL),
+    range_end=ends,
+    limit=st.sampled_from([-1, 0, 0, 1, 2, 3, 99]),
+    revision=st.just(0) | revisions,
+    sort_order=st.integers(0, 2),
+    sort_target=st.integers(0, 4),
+    keys_only=bits,
+    count_only=st.sampled_from([False, False, True]),
+    min_mod_revision=filters,
+    max_mod_revision=filters,
+    min_create_revision=filters,
+    max_create_revision=filters,
+)
+
+
+@st.composite
+def compares(draw: st.DrawFn) -> rpc_pb2.Compare:
+    compare = rpc_pb2.Compare(
+        key=draw(keys),
+        range_end=draw(ends),
+        target=draw(st.integers(0, 4)),
+        result=draw(st.integers(0, 3)),
+    )
+    name = draw(st.sampled_from(["version", "create_revision", "mod_revision", "value", "lease"]))
+    setattr(compare, name, draw(values) if name == "value" else draw(st.integers(-2, 20)))
+    return compare
+
+
+def txns(depth: int = 2) -> st.SearchStrategy[rpc_pb2.TxnRequest]:
+    ops = (
+        st.builds(rpc_pb2.RequestOp, request_put=puts())
+        | st.builds(rpc_pb2.RequestOp, request_delete_range=deletes)
+        | st.builds(rpc_pb2.RequestOp, request_range=ranges)
+    )
+    if depth:
+        ops |= st.builds(rpc_pb2.RequestOp, request_txn=txns(depth - 1))
+    return st.builds(
+        rpc_pb2.TxnRequest,
+        compare=st.lists(compares(), max_size=2),
+        success=st.lists(ops, max_size=4),
+        failure=st.lists(ops, max_size=3),
+    )
+
+
+class MemberAgainstModel(RuleBasedStateMachine):
+    """The rules; the subclasses below choose the backend."""
+
+    def open(self) -> KvMember:
+        raise NotImplementedError
+
+    @initialize(changes_kept=st.sampled_from([0, 2, index_module.CHANGES_KEPT]))
+    def start(self, changes_kept: int) -> None:
+        """`changes_kept` small makes counts of the past walk instead of calculate."""
+        self._changes_kept = index_module.CHANGES_KEPT
+        index_module.CHANGES_KEPT = changes_kept
+        self.member = self.open()
+        self.model = Model(leases=frozenset({1, -2}))
+        for lease in self.model.leases:
+            self.member.grant(lease)
+        self.commit()
+
+    def teardown(self) -> None:
+        index_module.CHANGES_KEPT = self._changes_kept
+        self.member.backend.close()
+
+    @rule(request=puts())
+    def put(self, request: rpc_pb2.PutRequest) -> None:
+        fields = {descriptor.name: value for descriptor, value in request.ListFields()}
+        assert outcome_of(lambda: self.member.put(**fields)) == outcome_of(self.model.put, request)
+
+    @rule(request=deletes)
+    def delete(self, request: rpc_pb2.DeleteRangeRequest) -> None:
+        answer = self.member.delete(request.key, request.range_end, request.prev_kv)
+        assert answer == self.model.delete(request)
+
+    @rule(request=txns())
+    def txn(self, request: rpc_pb2.TxnRequest) -> None:
+        try:
+            kv.check_txn(request)
+        except EtcdError:
+            return  # The checks have tests of their own; the model does not know them.
+        assert outcome_of(self.member.run, request) == outcome_of(self.model.txn, request)
+
+    @rule(request=ranges)
+    def range(self, request: rpc_pb2.RangeRequest) -> None:
+        assert outcome_of(self.member.ask, request) == outcome_of(self.model.range, request)
+
+    @rule(lease=st.sampled_from([1, -2]))
+    @precondition(lambda self: len(self.model.leases) == 2 and self.model.revision > 15)
+    def revoke(self, lease: int) -> None:
+        assert self.member.revoke(lease) == self.model.revoke(lease)
+
+    @rule(revision=revisions)
+    def compact(self, revision: int) -> None:
+        answer = outcome_of(self.member.store.compact, revision)
+        assert answer == outcome_of(self.model.compact, revision)
+
+    @rule(limit=st.integers(1, 5))
+    def remove_some(self, limit: int) -> None:
+        self.member.store.compact_step(limit)
+
+    @rule()
+    def remove_all(self) -> None:
+        self.member.finish_compaction()
+        scan = self.member.backend.scan(REVISIONS, b"", None)
+        stored = [(*decode_revision_key(k), len(k) == TOMBSTONE_KEY_SIZE) for k, _ in scan]
+        assert stored == self.model.kept()
+
+    @rule()
+    def commit(self) -> None:
+        self.member.backend.commit()
+        self.committed = self.model.copy()
+
+    @rule()
+    def crash(self) -> None:
+        self.member.crash()
+        self.model = self.committed.copy()
+
+    @rule(start=st.integers(0, 45), count=st.integers(1, 50))
+    def history(self, start: int, count: int) -> None:
+        store = self.member.store
+        expected = outcome_of(self.model.history, start)
+        found = outcome_of(store.events, start, self.model.revision + 1, count)
+        if isinstance(found, str) or isinstance(expected, str):
+            assert found == expected
+            return
+        assert [
+            (
+                revision,
+                [
+                    (kind, key, parse(stored), parse(store.value_at(*previous)))
+                    for kind, key, stored, *previous in events
+                ],
+            )
+            for revision, events in found
+        ] == expected[:count]
+
+    @rule(revision=revisions)
+    def hash(self, revision: int) -> None:
+        found = outcome_of(self.member.store.hash_kv, revision)
+        if isinstance(found, str):
+            assert found == outcome_of(self.model.range, rpc_pb2.RangeRequest(revision=revision))
+        else:
+            at = revision if revision > 0 else self.model.revision
+            assert found == (naive_hash(self.model, at), self.model.compact_revision, at)
+
+    @invariant()
+    def agree(self) -> None:
+        member, model = self.member, self.model
+        assert member.revision == member.store.newest == model.revision
+        assert member.store.compact_revision == model.compact_revision
+        everything = rpc_pb2.RangeRequest(key=ALL, range_end=ALL)
+        assert member.ask(everything) == model.range(everything)
+        for lease in model.leases:
+            attached = [key for key, kv in model.state(model.revision).items() if kv.lease == lease]
+            assert sorted(member.lessor.keys(lease)) == attached
+        announced = [revision for revision, _ in member.events]
+        assert announced == sorted(set(announced))
+
+
+def parse(stored: bytes) -> KeyValue:
+    return KeyValue.FromString(stored)
+
+
+def naive_hash(model: Model, at: int) -> int:
+    """MNT-22 by the book, with what a finished removal would have left where that matters."""
+    compact = model.compact_revision
+    keep_at = at if model.state(at) else compact
+    kept = {(kv.key, kv.mod_revision) for kv in model.state(keep_at).values()}
+    crc = crc32c(0, b"key")
+    for entry in model.written:
+        if entry.main > at:
+            break
+        if entry.main <= compact and (
+            entry.key_value is None or (entry.key, entry.main) not in kept
+        ):
+            continue
+        mark = b"t" if entry.key_value is None else b""
+        stored = entry.key_value or KeyValue(key=entry.key)
+        name = entry.main.to_bytes(8, "big") + b"_" + entry.sub.to_bytes(8, "big") + mark
+        crc = crc32c(crc, name + stored.SerializeToString())
+    return crc
+
+
+class InMemory(MemberAgainstModel):
+    def open(self) -> KvMember:
+        return memory_member()
+
+
+class InFile(MemberAgainstModel):
+    def open(self) -> KvMember:
+        self.directory = Path(tempfile.mkdtemp(prefix="kv-model-"))
+        return lmdb_member(self.directory)
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.directory)
+
+
+CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+TestInMemory = InMemory.TestCase
+TestInMemory.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=CHECKS
+)
+TestInFile = InFile.TestCase
+TestInFile.settings = settings(
+    max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=CHECKS
+)
