@@ -1,1 +1,1 @@
-"""Fault injection and consistency checking. Nothing imports this package; it imports kvstore and raft."""
+"""Fault injection and consistency checking: imports kvstore and raft, and nothing imports it."""

@@ -439,10 +439,7 @@ class Member:
         """Freeze what is pending together with its position; return the function that commits it.
 
         The caller runs that on the backend's one writer thread and calls ``end_commit`` after.
-        None when there is nothing to commit, or while a commit is under way already.
         """
-        if self._frozen is not None:
-            return None
         position = SnapshotMeta(self.applied_index, self.applied_term, self._conf_state)
         if position == self.durable and not self.backend.pending_ops:
             return None
@@ -478,7 +475,6 @@ class Member:
         self.applied_index, self.applied_term = meta.index, meta.term
         self._conf_state = meta.conf_state
         self.durable = meta
-        self._frozen = None
         log.info("installed a snapshot", extra={"index": meta.index})
         # What was forwarded may be inside the snapshot, where no entry will ever answer its caller.
         queued = {HEADER.unpack_from(data)[1] for data in self._proposals}
@@ -490,10 +486,11 @@ class Member:
     def compact_step(self, batch: int) -> bool:
         """Remove one slice of compacted revisions; True while there is more to do."""
         store = self.applier.store
-        if store.finished_compact_revision >= store.compact_revision:
-            return False
-        more = store.compact_step(batch)
-        if not more:
+        more = False
+        if store.finished_compact_revision < store.compact_revision:
+            more = store.compact_step(batch)
+        # Also without a step of its own: an installed snapshot may have brought the end of it.
+        if not more and self._physical:
             waiting, self._physical = self._physical, []
             for done in waiting:
                 done(b"")

@@ -15,7 +15,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from kvstore.errors import Code, EtcdError
@@ -90,9 +90,8 @@ class _Incoming(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._owner.incoming.add(transport)
+        self._transport = cast(asyncio.Transport, transport)
+        self._owner.incoming.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
@@ -213,6 +212,12 @@ class _Outgoing(asyncio.Protocol):
             self.closed.set_result(None)
 
 
+def _address(url: str) -> tuple[str, int]:
+    """Return host and port of a peer URL; the configuration has checked that it has both."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
 class PeerTransport:
     """All connections of one member to the others."""
 
@@ -236,9 +241,8 @@ class PeerTransport:
         """Open the peer listeners. Raises OSError naming the address that is taken."""
         loop = asyncio.get_running_loop()
         for url in urls:
-            parts = urlsplit(url)
             server = await loop.create_server(
-                lambda: _Incoming(self), parts.hostname, parts.port, reuse_address=True
+                lambda: _Incoming(self), *_address(url), reuse_address=True
             )
             self._servers.append(server)
 
@@ -341,11 +345,10 @@ class PeerTransport:
         )
         error: Exception = ConnectionError("no peer URL")
         for url in self._urls.get(peer, ()):
-            parts = urlsplit(url)
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
                     transport, protocol = await loop.create_connection(
-                        lambda: _Outgoing(self, peer), parts.hostname, parts.port
+                        lambda: _Outgoing(self, peer), *_address(url)
                     )
                     transport.write(shake.encode())
                     try:

@@ -39,6 +39,11 @@ HANDSHAKE_TIMEOUT_S: Final = 5.0
 STOP_GRACE_S: Final = 5.0
 """Default time that calls have to end after :meth:`Listener.stop`, before they are cancelled."""
 
+STOP_LINGER_S: Final = 0.2
+"""Pause before a stop closes connections. h2corn closes one as soon as nothing is open on it; what
+the client was sending at that moment makes the kernel reset the connection, and answers on their
+way are lost (seen with grpcio: "server stopped" arrived as "connection reset")."""
+
 KEEPALIVE_IDLE_S: Final = 30
 KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
@@ -106,13 +111,15 @@ class Listener:
         await self._server.wait_started()
 
     async def stop(self, timeout_s: float = 2 * STOP_GRACE_S) -> None:
-        """Refuse connections at once, let open calls end, cancel them after the grace, close.
+        """Linger, refuse connections, let open calls end, cancel them after the grace, close.
 
         Streams end only when something ends them: call ``GrpcRouter.stop`` first. Returns after
-        ``timeout_s`` seconds at the latest; a handler that resists its cancellation is then left
+        the linger and ``timeout_s`` seconds at the latest; a handler that resists its cancellation is then left
         behind and reported in the log. Idle connections do not hold it up, but one that has not
         sent its first byte does, for HANDSHAKE_TIMEOUT_S or the grace.
         """
+        if self._serving is not None:
+            await asyncio.sleep(STOP_LINGER_S)
         self._server.shutdown()
         # Closing is not enough: h2corn keeps a duplicate of the listening socket while it drains,
         # and the kernel would let clients in to wait for nobody.

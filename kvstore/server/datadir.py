@@ -19,7 +19,7 @@ from pathlib import Path
 from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
 from kvstore.node.member import load_applied, store_applied
-from kvstore.server.config import Config
+from kvstore.server.config import Config, verify_bootstrap
 from kvstore.storage.errors import StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.snapshot_file import remove_partial
@@ -108,9 +108,8 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
             "--initial-cluster-state=existing: joining a running cluster is not implemented yet"
             " in this server"
         )
+    verify_bootstrap(config)
     initial = dict(config.initial_cluster)
-    if config.name not in initial:
-        raise DataDirError(f"--initial-cluster has no member named {config.name!r} (--name)")
     for name in os.listdir(snap_dir):
         os.unlink(snap_dir / name)
     backend = LmdbBackend(str(snap_dir / "db"))

@@ -17,7 +17,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -129,7 +129,7 @@ class Server:
             log_writer=self.wal_writer,
             network=self.transport,
             snapshots=self,
-            schedule=self.loop.call_soon,
+            schedule=self._soon,
             first_request_id=first_request_id(state.member_id, int(time.time() * 1000)),
             limits=Limits(
                 max_request_bytes=config.max_request_bytes,
@@ -164,6 +164,9 @@ class Server:
         )
         self.guard = LeaderGuard()
         self.leases = LeaseService(self.core, self.guard)
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        self.loop.call_soon(work)
 
     def _restore_leases(self) -> None:
         dangling = self.lessor.restore(self.store.take_attachments())
@@ -266,7 +269,10 @@ class Server:
         deadline = self.loop.time() + self.core.election_s
         while self.member.is_leader and self.loop.time() < deadline:
             await asyncio.sleep(0.005)
-        log.info("handed leadership over", extra={"to": f"{target:x}"})
+        if self.member.is_leader:
+            log.warning("could not hand leadership over in time", extra={"to": f"{target:x}"})
+        else:
+            log.info("handed leadership over", extra={"to": f"{target:x}"})
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(self._guarded(work))

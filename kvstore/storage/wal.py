@@ -201,9 +201,11 @@ class Wal:
 
         The last one always stays. Entries up to `index` must be committed, and applied durably.
         Oldest first and each removal durable before the next, so that a power cut leaves no hole.
-        Raises `WalFailed`.
+        Raises `WalFailed`; `ValueError` for an index beyond the log's end.
         """
         self._writable()
+        if index > self._state.last_index:
+            raise ValueError(f"release of {index}, but the log ends at {self._state.last_index}")
         removed = 0
         while len(self._segments) > 1 and self._segments[1][1] <= index:
             path, _ = self._segments[0]

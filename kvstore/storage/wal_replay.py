@@ -57,8 +57,8 @@ class LogState:
     last_term: int = 0
 
     def check(self, batch: Batch) -> None:
-        """Raise `ValueError` when a batch cannot follow: a gap, or a snapshot behind the commit
-        index (which would drop committed entries)."""
+        """Raise `ValueError` when a batch cannot follow: a gap, a snapshot behind the commit index
+        (which would drop committed entries), or a commit index beyond the log's end."""
         last = self.last_index
         if batch.snapshot is not None:
             last = batch.snapshot.index
@@ -70,6 +70,11 @@ class LogState:
             raise ValueError(
                 f"entries from {batch.first_index} do not follow on a log up to {last}"
             )
+        if batch.entries:
+            last = batch.first_index + len(batch.entries) - 1
+        commit = (batch.hard_state or self.hard_state).commit
+        if commit > last:
+            raise ValueError(f"commit index {commit} is beyond the end of the log at {last}")
 
     def follow(self, batch: Batch) -> None:
         """Take over what a checked batch changes."""
@@ -215,8 +220,6 @@ def _join(log: Replay, segment: Segment) -> None:
     if header.sequence != before.header.sequence + 1:
         missing = segment_name(before.header.sequence + 1, log.state.last_index + 1)
         raise WalCorrupt(f"{directory}/{missing}", 0, "the segment is missing")
-    if before.broken is not None and not segment.empty:
-        raise before.corrupt()
     if segment.chained_to != before.crc:
         raise WalCorrupt(before.path, before.end, "the end of the segment is missing")
     if _state(header) != log.state or header.metadata != before.header.metadata:
@@ -264,10 +267,6 @@ def _check_end(log: Replay) -> None:
         path = f"{last.path.rpartition('/')[0]}/{missing}"
         raise WalCorrupt(path, 0, f"the segment is missing: {last.path} is not the last one")
     end = log.state.last_index
-    if end < max(log.base_index, log.state.hard_state.commit):
-        raise WalCorrupt(
-            last.path,
-            last.end,
-            f"the log ends at index {end}, but its start is {log.base_index} and "
-            f"{log.state.hard_state.commit} is committed",
-        )
+    if end < log.base_index:
+        reason = f"the log ends at index {end}, before its start at {log.base_index}"
+        raise WalCorrupt(last.path, last.end, reason)

@@ -91,6 +91,5 @@ def test_a_log_file_that_cannot_be_opened_is_told_on_standard_error(tmp_path: Pa
 
 
 def test_a_refused_start_leaves_no_files(tmp_path: Path) -> None:
-    for flag in ("--nope", "--cert-file=x", "--heartbeat-interval=0"):
-        kvstore("server", flag, cwd=tmp_path)
+    kvstore("server", "--heartbeat-interval=0", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []

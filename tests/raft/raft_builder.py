@@ -25,7 +25,7 @@ def entries_of(*terms: int) -> list[Entry]:
 
 
 def make(
-    id: int = 1,
+    member: int = 1,
     voters: tuple[int, ...] = (1, 2, 3),
     *,
     log: tuple[int, ...] = (),
@@ -50,7 +50,7 @@ def make(
     }
     snapshot = first or SnapshotMeta(0, 0, conf)
     return Raft(
-        Config(id=id, **options),  # type: ignore[arg-type]
+        Config(id=member, **options),  # type: ignore[arg-type]
         hard_state=HardState(max(term, *log, snapshot.term, 0), vote, max(commit, snapshot.index)),
         snapshot=snapshot,
         entries=entries_of(*log),

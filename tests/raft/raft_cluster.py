@@ -7,6 +7,7 @@ safety properties of the paper's figure 3, that a commit is durable on a quorum,
 twice, and that no read index is older than what was committed when the read began.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -93,6 +94,8 @@ class Cluster:
 
     def __init__(self, voters: int, spares: int = 0, *, seed: int = 0, **settings: object) -> None:
         self.random = Random(seed)
+        self.on_ready: Callable[[int, Ready], None] = lambda member, ready: None
+        self.on_deliver: Callable[[Message, bool], None] = lambda message, ok: None
         conf = ConfState(tuple(range(1, voters + 1)))
         self.network: list[tuple[Message, int]] = []
         self.cut: set[tuple[int, int]] = set()
@@ -236,6 +239,7 @@ class Cluster:
         if m.raft is None or not m.raft.has_ready():
             return False
         ready = m.raft.ready()
+        self.on_ready(member, ready)
         self._check_entries(m, ready)
         for message in ready.messages:
             self._send(m, message)
@@ -273,6 +277,7 @@ class Cluster:
         message, life = self.network.pop(at)
         target = self.members[message.to]
         ok = target.raft is not None and (message.from_, message.to) not in self.cut
+        self.on_deliver(message, ok)
         if ok:
             target.up.step(message)
             self.observe(target)
@@ -358,11 +363,11 @@ class Cluster:
         commit = log.commit_index
         assert commit >= m.commit_seen, "commit index went back"
         for index in range(max(m.commit_seen, log.snapshot_index) + 1, commit + 1):
-            term = log.term_at(index)
-            assert term is not None
-            assert self.committed_terms.setdefault(index, term) == term, "commits differ"
+            here = log.term_at(index)
+            assert here is not None
+            assert self.committed_terms.setdefault(index, here) == here, "commits differ"
             if raft.role is Role.LEADER:
-                self._check_durable(raft, index, term)
+                self._check_durable(raft, index, here)
         m.commit_seen = commit
         self.max_commit = max(self.max_commit, commit)
 

@@ -426,7 +426,7 @@ def test_5_5_an_older_append_does_not_take_back_newer_entries() -> None:
 
 def test_7_a_follower_that_needs_compacted_entries_gets_a_snapshot() -> None:
     leader = _compacted_leader()
-    leader.step(Message(K.APPEND_RESPONSE, 1, 3, leader.term, index=leader.last_index, reject=True))
+    leader.step(Message(K.APPEND_RESPONSE, 1, 3, leader.term, index=3, reject=True))
     (message,) = settle(leader)
     assert message.kind is K.SNAPSHOT and message.snapshot is not None
     assert (message.snapshot.index, message.snapshot.term) == (leader.applied_index, leader.term)
@@ -439,14 +439,13 @@ def _compacted_leader() -> Raft:
     leader.compact(leader.applied_index)
     leader.propose([b"x"])
     settle(leader)
-    leader.step(Message(K.HEARTBEAT_RESPONSE, 1, 3, leader.term))
     return leader
 
 
 @pytest.mark.parametrize("ok", [True, False])
 def test_7_nothing_is_sent_to_a_follower_while_its_snapshot_is_under_way(ok: bool) -> None:
     leader = _compacted_leader()
-    leader.step(Message(K.APPEND_RESPONSE, 1, 3, leader.term, index=leader.last_index, reject=True))
+    leader.step(Message(K.APPEND_RESPONSE, 1, 3, leader.term, index=3, reject=True))
     settle(leader)
     leader.propose([b"y"])
     leader.step(Message(K.HEARTBEAT_RESPONSE, 1, 3, leader.term))
@@ -463,7 +462,7 @@ def test_7_nothing_is_sent_to_a_follower_while_its_snapshot_is_under_way(ok: boo
 
 def test_7_a_follower_with_the_snapshots_file_is_streamed_to_again() -> None:
     leader = _compacted_leader()
-    leader.step(Message(K.APPEND_RESPONSE, 1, 3, leader.term, index=leader.last_index, reject=True))
+    leader.step(Message(K.APPEND_RESPONSE, 1, 3, leader.term, index=3, reject=True))
     settle(leader)
     messages = ack(leader, 3, leader.applied_index)
     assert [(m.kind, m.to, m.index) for m in messages] == [(K.APPEND, 3, 4)]

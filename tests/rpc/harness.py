@@ -348,8 +348,9 @@ class RawClient:
         return bool(data)
 
     def of(self, stream: int, kind: type) -> Iterator[Any]:
-        events: list[Any] = list(self.events)
-        return (e for e in events if isinstance(e, kind) and e.stream_id == stream)
+        for event in list(self.events):
+            if isinstance(event, kind) and getattr(event, "stream_id", None) == stream:
+                yield event
 
     def wait_for(self, stream: int, kind: type) -> Any:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -164,7 +165,7 @@ def test_a_flood_of_resets_costs_the_flooder_its_connection(
 # Stopping.
 
 
-def test_stop_refuses_connections_at_once_and_lets_a_unary_call_finish() -> None:
+def test_stop_refuses_connections_and_lets_a_unary_call_finish() -> None:
     with (
         Running(stop_grace_s=WAIT_S) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
@@ -183,8 +184,8 @@ def await_refusal(port: int) -> None:
     while time.monotonic() < give_up_at:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=WAIT_S).close()
-        except ConnectionRefusedError:
-            return
+        except ConnectionError:
+            return  # refused, or reset while the port closed
     pytest.fail("the port still accepts connections")
 
 
@@ -228,35 +229,25 @@ def test_stop_does_not_wait_for_idle_connections() -> None:
 
 
 def test_stop_gives_up_on_a_handler_that_resists(caplog: pytest.LogCaptureFixture) -> None:
-    released = asyncio.Event()
-
-    async def stubborn(scope: object, receive: object, send: object) -> None:
-        while not released.is_set():
-            try:
-                await released.wait()
-            except asyncio.CancelledError:
-                continue
-
     async def story() -> None:
+        entered, released = asyncio.Event(), asyncio.Event()
+
+        async def stubborn(_scope: object, _receive: object, _send: object) -> None:
+            entered.set()
+            while not released.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await released.wait()
+
         listener = Listener(stubborn, "127.0.0.1", 0, stop_grace_s=0.05)
         await listener.start()
         _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asyncio.to_thread(exchange_started, listener.port)
-        try:
-            await listener.stop(timeout_s=0.2)
-        finally:
-            released.set()
-            writer.close()
-        serving = listener._serving
-        assert serving is not None
-        await asyncio.wait({serving})
-        serving.exception()
+        await entered.wait()
+        await listener.stop()
+        released.set()
+        writer.close()
+        while listener._server.releasing:  # a loop that ends before it would never end
+            await asyncio.sleep(0)
 
     asyncio.run(story())
     assert "did not stop cleanly" in caplog.text
-
-
-def exchange_started(port: int) -> None:
-    """Wait until the port has taken what was sent before: a second connection was accepted."""
-    socket.create_connection(("127.0.0.1", port), timeout=WAIT_S).close()

@@ -26,7 +26,7 @@ def failure(
     channel: grpc.Channel, name: str, body: bytes = b"", **options: object
 ) -> tuple[Code, str]:
     with pytest.raises(grpc.RpcError) as caught:
-        call(channel, name, body, **options)
+        call(channel, name, body)
     return Code(caught.value.code().value[0]), caught.value.details()
 
 

@@ -30,7 +30,7 @@ class Faults:
         self._stopped = False
         self._kinds = (
             self._crash, self._crash_all, self._partition, self._one_way, self._isolate_leader,
-            self._transfer, self._pause, self._slow_disk, self._bad_network,
+            self._transfer, self._pause, self._slow_disk, self._bad_network, self._ambush,
         )  # fmt: skip
         # Not every run sees every kind: some bugs need many faults of few kinds.
         self._weights = [loop.random.choice((0, 1, 3)) for _ in self._kinds]
@@ -73,7 +73,7 @@ class Faults:
         self._crash_node(self._pick(), self._loop.random.expovariate(1 / 1.5))
 
     def _crash_node(self, node: Node, down_s: float) -> None:
-        if not node.up:
+        if not node.up or self._stopped:
             return
         node.crash()
         self._loop.after(down_s, f"{node.name} starts", lambda: None if node.up else node.start())
@@ -82,6 +82,25 @@ class Faults:
         """A power cut."""
         for node in self._nodes:
             self._crash_node(node, self._loop.random.uniform(0.1, 1.0))
+
+    def _ambush(self) -> None:
+        """A crash around the time at which a snapshot is installed: with its record on the way to
+        the log, or durable while the backend is still the old one."""
+        random, loop = self._loop.random, self._loop
+        for node in self._nodes:
+
+            def strike(node: Node = node) -> None:
+                life = node.process.life
+                delay = random.expovariate(1 / node.disk.write_s) if random.random() < 0.7 else 0.0
+
+                def crash() -> None:
+                    if node.process.life == life:
+                        self._checks.count("crash at a snapshot")
+                        self._crash_node(node, random.expovariate(1 / 0.5))
+
+                loop.after(delay, f"{node.name} ambushed", crash)
+
+            node.on_snapshot_logged = strike
 
     def _partition(self) -> None:
         """Two groups that do not hear of each other."""

@@ -21,7 +21,7 @@ from kvstore.mvcc.watch import WatchHub
 from kvstore.node.member import Limits, Member, Result, load_applied, store_applied
 from kvstore.node.request import Kind, first_request_id
 from kvstore.storage.memory_backend import MemoryBackend
-from kvstore.storage.wal import Batch
+from kvstore.storage.wal import Batch, Recovered
 from kvstore.version import CLUSTER_VERSION
 from raft import Config, ConfState, Message, Raft, SnapshotMeta
 from tests.sim.disk import Disk, DiskWriter
@@ -102,6 +102,10 @@ class Node:
         self.disk = Disk()
         self.backend = MemoryBackend()
         self._jobs: deque[_Job] = deque()
+        self._commits: deque[Callable[[], None]] = deque()
+        """What follows on each commit that is under way or waits for the one before."""
+        self.on_snapshot_logged: Callable[[], None] = _nothing
+        """A fault may be waiting for the record of a snapshot to go to the log."""
         cluster = Cluster.bootstrap(self.backend, initial, "sim")
         voters = tuple(sorted(cluster.members))
         store_applied(self.backend, SnapshotMeta(0, 0, ConfState(voters=voters)))
@@ -122,13 +126,14 @@ class Node:
                 applied = load_applied(self.backend)
                 assert applied is not None
         self.backend.files.clear()
+        self.on_snapshot_logged = _nothing
         last = recovered.snapshot.index + len(recovered.entries)
         if not recovered.snapshot.index <= applied.index <= last:
             raise Violation(
                 f"{self.name} cannot start: its backend is at {applied.index}, its log"
                 f" {recovered.snapshot.index} to {last}"
             )
-        self._build(recovered.hard_state, recovered.snapshot, recovered.entries, applied)
+        self._build(recovered, applied)
         self.up = True
         self.observer.started(self)
         self._every(self.tick_s, "tick", self._tick)
@@ -137,7 +142,7 @@ class Node:
         self._every(COMPACT_S, "compact", lambda: self.member.compact_step(COMPACT_BATCH))
         self._publish()
 
-    def _build(self, hard_state, snapshot, entries, applied) -> None:  # type: ignore[no-untyped-def]
+    def _build(self, recovered: Recovered, applied: SnapshotMeta) -> None:
         random = self.loop.random
         cluster = Cluster.load(self.backend)
         assert cluster is not None
@@ -156,9 +161,9 @@ class Node:
         )
         raft = Raft(
             Config(id=self.id, election_tick=ELECTION_TICKS, heartbeat_tick=1),
-            hard_state=hard_state,
-            snapshot=SnapshotMeta(snapshot.index, snapshot.term, applied.conf_state),
-            entries=entries,
+            hard_state=recovered.hard_state,
+            snapshot=recovered.snapshot._replace(conf_state=applied.conf_state),
+            entries=recovered.entries,
             applied=applied.index,
             random=random,
         )
@@ -170,7 +175,7 @@ class Node:
             Applier(self.store, self.lessor, cluster),
             self.backend,
             applied=applied,
-            snapshot_index=snapshot.index,
+            snapshot_index=recovered.snapshot.index,
             log_writer=self,
             network=self.network,
             snapshots=self,
@@ -196,6 +201,7 @@ class Node:
         if self._jobs and self.loop.random.random() < 0.5:
             self._jobs[0].work()
         self._jobs.clear()
+        self._commits.clear()
         self.backend = self.backend.crash()
 
     def pause(self, seconds: float) -> None:
@@ -245,17 +251,28 @@ class Node:
             COMMIT_S, label, lambda: self._commit(self._commit_forever), self.process
         )
 
-    def _commit(self, then: Callable[[], None] = lambda: None) -> None:
+    def _commit(self, then: Callable[[], None]) -> None:
+        """Commit, after the commits asked for before, as `Server._commit` does."""
+        self._commits.append(then)
+        if len(self._commits) == 1:
+            self._begin_commit()
+
+    def _begin_commit(self) -> None:
         commit = self.member.begin_commit()
         if commit is None:
-            then()
+            self._end_commit()
             return
 
         def done() -> None:
             self.member.end_commit()
-            then()
+            self._end_commit()
 
         self._submit(_Job("committed", commit, done))
+
+    def _end_commit(self) -> None:
+        self._commits.popleft()()
+        if self._commits:
+            self._begin_commit()
 
     # The backend's thread.
 
@@ -289,6 +306,8 @@ class Node:
     def submit(self, token: int, batch: Batch) -> None:
         self.observer.submitted(self, batch)
         self.writer.submit(token, batch)
+        if batch.snapshot is not None:
+            self.on_snapshot_logged()
 
     def release(self, index: int) -> None:
         self.writer.release(index)
@@ -361,6 +380,10 @@ class Node:
     def _revision(self, revision: int, events: list[Event]) -> None:
         self.observer.published(self, revision, events)
         self.hub.publish(revision, events, self.member.applied_term)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _received(index: int) -> str:

@@ -73,9 +73,10 @@ class Client:
         self._loop.after(GIVE_UP_S, f"{self.name} gives up", lambda: self._end(asked, "none"))
         operations = (
             self._put, self._put, self._get, self._get, self._range, self._compare_and_swap,
-            self._compare_and_swap, self._delete, self._lease, self._compact, self._local_get,
+            self._compare_and_swap, self._delete, self._lease, self._revoke, self._renew,
+            self._compact, self._local_get,
         )  # fmt: skip
-        weights = (20, 10, 20, 10, 10, 20, 10, 12, 6, 2, 10)
+        weights = (20, 10, 20, 10, 10, 20, 10, 12, 6, 2, 6, 2, 10)
         random.choices(operations, weights)[0](random.choice(up), asked)
 
     def _end(self, asked: int, outcome: str) -> None:
@@ -93,12 +94,14 @@ class Client:
         answer: Callable[[bytes], str],
         refused: Callable[[EtcdError, bool], None] = lambda error, certain: None,
     ) -> None:
-        """Propose; `answer` checks a response, `refused` gets an error and whether it is sure
+        """Propose; `answer` checks a response and says what it was, `refused` gets an error and whether it is sure
         that nothing was done."""
 
         def done(result: Result) -> None:
             if isinstance(result, bytes):
                 outcome = answer(result)
+                if not outcome:
+                    return  # There is more to wait for.
             else:
                 certain = (
                     result in (RAFT_PROPOSAL_DROPPED, LEASE_NOT_FOUND)
@@ -240,16 +243,69 @@ class Client:
 
         self._propose(node, asked, Kind.LEASE_GRANT, request.SerializeToString(), answer)
 
+    def _revoke(self, node: Node, asked: int) -> None:
+        checks, floor = self._checks, self._checks.floor
+        if not self._leases:
+            self._end(asked, "no lease")
+            return
+        lease_id = self._leases.pop()
+        checks.lease_ends[lease_id] = 0.0
+        request = rpc_pb2.LeaseRevokeRequest(ID=lease_id)
+
+        def answer(result: bytes) -> str:
+            revision = rpc_pb2.LeaseRevokeResponse.FromString(result).header.revision
+            checks.told(revision, floor, wrote=False)
+            left = [kv.key for kv in checks.range_at(b"", b"\xff", revision) if kv.lease == lease_id]
+            if left:
+                raise Violation(f"{left} outlived the revocation of lease {lease_id}")
+            checks.count("revocation")
+            return f"revoked {lease_id}"
+
+        self._propose(node, asked, Kind.LEASE_REVOKE, request.SerializeToString(), answer)
+
+    def _renew(self, node: Node, asked: int) -> None:
+        """Renew at the member asked, which must lead, as `LeaseService._local_renew` does."""
+        checks = self._checks
+        if not self._leases:
+            self._end(asked, "no lease")
+            return
+        lease_id = self._loop.random.choice(self._leases)
+
+        def done(error: EtcdError | None) -> None:
+            if error is not None or not node.lessor.is_primary:
+                self._end(asked, "not renewed")
+                return
+            ttl = node.lessor.renew(lease_id, self._loop.now)
+            if ttl > 0:
+                checks.count("renewal")
+                end = self._loop.now + ttl
+                checks.lease_ends[lease_id] = max(checks.lease_ends[lease_id], end)
+            elif lease_id in self._leases:
+                self._leases.remove(lease_id)
+            self._end(asked, f"renewed {lease_id} {ttl}")
+
+        node.member.read_index(done)
+
     def _compact(self, node: Node, asked: int) -> None:
         floor = self._checks.floor
         revision = max(floor - self._loop.random.randrange(30), 1)
-        request = rpc_pb2.CompactionRequest(revision=revision)
+        physical = self._loop.random.random() < 0.5
+        request = rpc_pb2.CompactionRequest(revision=revision, physical=physical)
 
         def answer(result: bytes) -> str:
             response = rpc_pb2.CompactionResponse.FromString(result)
             self._checks.told(response.header.revision, floor, wrote=False)
             self._checks.count("compaction")
+            if physical:
+                node.member.wait_compacted(removed, b"")
+                return ""
             return f"compacted {revision}"
+
+        def removed(_: Result) -> None:
+            if node.store.finished_compact_revision < revision:
+                raise Violation(f"{node.name} has not removed revisions below {revision} yet")
+            self._checks.count("physical compaction")
+            self._end(asked, f"removed {revision}")
 
         def refused(error: EtcdError, certain: bool) -> None:
             if error is FUTURE_REV:
@@ -422,6 +478,9 @@ class Watcher:
             ):
                 raise Violation(f"{self.name} got {event}")
             before = self._checks.value_at(event.kv.key, revision - 1)
+            kept = revision - 1 >= self._node.store.compact_revision
+            if event.HasField("prev_kv") != (self._prev_kv and before is not None) and kept:
+                raise Violation(f"{self.name} got {event}, and before it was {before}")
             if event.HasField("prev_kv") and event.prev_kv != before:
                 raise Violation(f"{self.name} got {event} instead of previous {before}")
 

@@ -10,6 +10,7 @@ from kvstore.storage import wal as wal_module
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.errors import WalExists, WalFailed, WalLocked, WalNotInitialised
 from kvstore.storage.wal import Batch, Wal
+from kvstore.storage.wal_frame import SEAL
 from raft import ConfState, HardState, SnapshotMeta
 from tests.storage.wal_files import METADATA, batch, entry, frames, segments, write_log, zero
 
@@ -99,6 +100,26 @@ def test_a_snapshot_behind_the_commit_index_would_drop_committed_entries_and_is_
     wal.append([batch(1, 5), Batch(HardState(1, 7, 5))])
     with pytest.raises(ValueError, match="snapshot at 5 is not ahead of commit index 5"):
         wal.append([Batch(snapshot=SnapshotMeta(5, 1, CONF))])
+    wal.close()
+
+
+def test_a_commit_index_beyond_the_end_of_the_log_is_refused(tmp_path):
+    wal = Wal.create(tmp_path, METADATA)
+    wal.append([batch(1, 3)])
+    with pytest.raises(ValueError, match="commit index 4 is beyond the end of the log at 3"):
+        wal.append([Batch(HardState(1, 7, 4))])
+    wal.append([Batch(HardState(1, 7, 3))])
+    with pytest.raises(ValueError, match="commit index 3 is beyond the end of the log at 2"):
+        wal.append([Batch(None, 2, [entry(2, term=2)])])
+    wal.close()
+
+
+def test_nothing_is_released_beyond_the_end_of_the_log(tmp_path):
+    wal = Wal.create(tmp_path, METADATA)
+    wal.append([batch(1, 3)])
+    with pytest.raises(ValueError, match="release of 4, but the log ends at 3"):
+        wal.release(4)
+    assert wal.release(3) == 0
     wal.close()
 
 
@@ -312,6 +333,8 @@ def test_a_power_cut_during_a_rotation_loses_nothing(tmp_path, cut):
     for index in range(count, count + 20):
         wal.append([batch(index, size=130)])
     wal, recovered = reopen(wal, tmp_path)
+    sealed = segments(tmp_path)[0].read_bytes()
+    assert sealed[frames(sealed)[-1][0] + 2] == SEAL, "sealed by the first start after the cut"
     assert recovered.entries == [entry(i, 130) for i in range(1, count + 20)]
     assert not list(tmp_path.glob("*.tmp"))
     wal.close()

@@ -7,6 +7,7 @@ through `Wal.open` on files.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from kvstore.storage.errors import WalCorrupt
 from kvstore.storage.wal import Batch, Wal
-from kvstore.storage.wal_frame import build_frame
-from kvstore.storage.wal_record import decode_segment
-from kvstore.storage.wal_replay import replay
+from kvstore.storage.wal_frame import BATCH, SEGMENT, build_frame
+from kvstore.storage.wal_record import decode_segment, encode_batches, encode_segment
+from kvstore.storage.wal_replay import HEADER_SALT, replay
+from raft import ConfState, HardState
 from tests.storage.wal_files import (
     METADATA,
     batch,
@@ -54,6 +56,11 @@ def read(files):
 
 def contents(directory):
     return [(str(path), path.read_bytes()) for path in segments(directory)]
+
+
+def header_of(data):
+    (length,) = struct.unpack_from("<I", data, 4)
+    return decode_segment(data[24 : 24 + length])
 
 
 def test_every_flipped_bit_is_refused_or_harmless(log):
@@ -101,6 +108,19 @@ def test_no_flipped_byte_in_a_sparse_last_frame_looks_like_a_torn_write(
     assert read([(path, bytes(damaged))]) is None
 
 
+def test_a_lone_byte_that_flips_away_does_not_look_like_a_torn_write(tmp_path):
+    for before in range(0, 520, 8):
+        value = b"x" * before + bytes(300) + b"\1" + bytes(300) + b"x"
+        directory = tmp_path / str(before)
+        wal = Wal.create(directory, METADATA, segment_bytes=4096)
+        wal.append([Batch(None, 1, [(1, 0, value)])])
+        wal.close()
+        ((path, data),) = contents(directory)
+        start = frames(data)[-1][0]
+        at = data.index(b"\1" + bytes(100), start + 24 + 50 + before)
+        assert read([(path, data[:at] + b"\0" + data[at + 1 :])]) is None
+
+
 def test_a_file_cut_at_any_byte_is_refused(log):
     directory, _ = log
     files = contents(directory)
@@ -146,6 +166,51 @@ def test_a_segment_of_another_log_with_the_same_entries_is_refused(log, tmp_path
     assert [path.name for path in segments(directory)] == [path.name for path in segments(other)]
     for at in range(1, len(mine)):
         assert read([*mine[:at], *others[at:]]) is None
+
+
+def test_a_valid_frame_in_anothers_place_is_refused(log):
+    directory, _ = log
+    (path, data), *_ = contents(directory)
+    payload = encode_batches([batch(1, size=30)])
+    start, end = frames(data)[1]
+    salt = header_of(data).salt
+    right, wrong = int.from_bytes(data[start + 16 : start + 20], "little"), 1
+    for previous, accepted in ((right, True), (wrong, False)):
+        parts, _ = build_frame(BATCH, b"".join(payload), 2, previous, salt)
+        # Alone behind the header, so that only its own link to it can tell.
+        forged = (data[:start] + b"".join(parts)).ljust(len(data), b"\0")
+        assert (forged[:end] == data[:end]) == accepted
+        assert (read([(path, forged)]) is not None) == accepted
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"metadata": b"cluster 1, member 8"},
+        {"last_term": 2},
+        {"hard_state": HardState(1, 7, 1)},
+        {"conf_state": ConfState((1,))},
+    ],
+)
+def test_a_segment_whose_header_contradicts_the_log_is_refused(log, lie):
+    directory, _ = log
+    first, (path, data), *_ = contents(directory)
+    previous = int.from_bytes(data[16:20], "little")
+    for changes in ({}, lie):
+        payload = encode_segment(replace(header_of(data), **changes))
+        parts, _ = build_frame(SEGMENT, payload, 1, previous, HEADER_SALT)
+        recovered = read([first, (path, b"".join(parts).ljust(len(data), b"\0"))])
+        assert (recovered is not None) == (not changes)
+
+
+def test_a_log_that_ends_before_its_start_is_refused(tmp_path):
+    wal = Wal.create(tmp_path, METADATA, segment_bytes=1024)
+    wal.append([Batch(None, 1, [entry(i, 60) for i in range(1, 11)])])
+    wal.append([Batch(None, 4, [entry(4, 600, term=2)])])
+    wal.close()
+    _, second = contents(tmp_path)
+    with pytest.raises(WalCorrupt, match="ends at index 4, before its start at 10"):
+        replay([second])
 
 
 def test_a_renamed_segment_is_refused(log):
@@ -209,6 +274,8 @@ def test_any_sectors_of_the_last_frame_may_be_missing(tmp_path_factory, data):
         zero(path, low, high)
     wal, recovered = Wal.open(directory)
     assert recovered.entries == (entries if lost else [*entries, (1, 0, value)])
+    if lost:
+        assert not path.read_bytes()[start:].strip(b"\0")
     if set(lost) < set(parts) and lost:
         (note,) = recovered.notes
         assert str(path) in note
@@ -278,8 +345,5 @@ def test_a_client_cannot_fake_a_frame_in_its_value(tmp_path):
 
 def test_each_segment_has_its_own_salt(log):
     directory, _ = log
-    salts = set()
-    for _, data in contents(directory):
-        (length,) = struct.unpack_from("<I", data, 4)
-        salts.add(decode_segment(data[24 : 24 + length]).salt)
+    salts = {header_of(data).salt for _, data in contents(directory)}
     assert len(salts) == len(segments(directory))

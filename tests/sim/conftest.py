@@ -1,0 +1,19 @@
+"""The option that repeats one seed: ``python -m pytest tests/sim -k seed --sim-seed=17``."""
+
+from __future__ import annotations
+
+import pytest
+
+SEEDS = 30
+"""Seeds of an ordinary run; more: ``python -m tests.sim.run``."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sim-seed", type=int, default=None, help="run this seed alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "sim_seed" in metafunc.fixturenames:
+        only = metafunc.config.getoption("--sim-seed", default=None)
+        seeds = range(SEEDS) if only is None else [only]
+        metafunc.parametrize("sim_seed", seeds, ids=[f"seed-{seed}" for seed in seeds])
