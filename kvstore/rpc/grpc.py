@@ -486,9 +486,10 @@ class GrpcRouter:
         status = _status(call, outcome)
         method.handled[status.code] += 1
         if call.cancelled:
-            if isinstance(outcome, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise outcome
-            return
+            return  # the client left and nothing cancelled this task: nothing went wrong
         try:
             if started:
                 await send(_EMPTY_BODY)

@@ -103,13 +103,16 @@ class WatchMachine(RuleBasedStateMachine):
     @rule(
         who=st.integers(0, 2),
         watched=st.sampled_from(RANGES),
-        start=st.integers(0, 20),
+        back=st.none() | st.integers(-2, 8),
         filters=st.sampled_from([[], [], [NOPUT], [NODELETE]]),
         prev_kv=st.booleans(),
         fragment=st.booleans(),
     )
-    def create(self, who, watched, start, filters, prev_kv, fragment) -> None:
-        first = start or self.world.store.revision + 1
+    def create(self, who, watched, back, filters, prev_kv, fragment) -> None:
+        """Watch from `back` revisions ago on; None asks for whatever comes next."""
+        revision = self.world.store.revision
+        start = 0 if back is None else max(revision - back, 1)
+        first = start or revision + 1
         self.pending[who].append(Expectation(interval(*watched), first, filters, prev_kv))
         self.clients[who].create(
             *watched, start_revision=start, filters=filters, prev_kv=prev_kv, fragment=fragment
@@ -232,5 +235,5 @@ class WatchMachine(RuleBasedStateMachine):
             assert all(size == sum(map(len, parts)) for parts, _, size in queue)
 
 
-WatchMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+WatchMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestWatchAgainstHistory = WatchMachine.TestCase

@@ -117,7 +117,7 @@ def test_a_lone_byte_that_flips_away_does_not_look_like_a_torn_write(tmp_path):
         wal.close()
         ((path, data),) = contents(directory)
         start = frames(data)[-1][0]
-        at = data.index(b"\1" + bytes(100), start + 24 + 50 + before)
+        at = data.index(b"\1", start + 24 + 34 + before + 290)
         assert read([(path, data[:at] + b"\0" + data[at + 1 :])]) is None
 
 
