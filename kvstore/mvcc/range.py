@@ -23,6 +23,10 @@ Found = tuple[bytes, int, int]
 """A selected key and the (main, sub) of what is read of it."""
 
 
+FETCH_KEYS = 128
+"""Most values read at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """The answer to a range."""
@@ -130,12 +134,15 @@ def _in_order(
 
 def _fetch(store: Store, found: list[Found], keys_only: bool, out: list[bytes]) -> Steps[None]:
     """Append the KeyValues of `found` to `out`."""
-    value_at = store.value_at
-    size = 0
-    for _, main, sub in found:
-        value = value_at(main, sub)
-        size += len(value)
-        out.append(without_value(value) if keys_only else value)
+    size, start, number = 0, 0, 1
+    while start < len(found):
+        values = store.values_at([entry[1:] for entry in found[start : start + number]])
+        start += number
+        out += map(without_value, values) if keys_only else values
+        read = sum(map(len, values))
+        size += read
+        # As many as fit in the slice if the next ones are like these.
+        number = min(FETCH_KEYS, 2 * number, 1 + max(SLICE_BYTES - size, 0) * number // (read + 1))
         if size >= SLICE_BYTES:
             size = 0
             yield

@@ -8,7 +8,7 @@ cannot be undone, so every check of a request must be over before its first writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kvstore import errors
@@ -174,6 +174,11 @@ class Store:
         whoever sends it checks that at that time (WCH-28).
         """
         return self.backend.get(REVISIONS, revision_key(main, sub)) or b""
+
+    def values_at(self, revisions: Sequence[tuple[int, int]]) -> list[bytes]:
+        """`value_at` for many (main, sub) at once."""
+        keys = [revision_key(main, sub) for main, sub in revisions]
+        return [value or b"" for value in self.backend.get_many(REVISIONS, keys)]
 
     def range(self, request: RangeRequest) -> Range:
         """Answer a range in one go (see `range_steps` for big ones). Raises EtcdError."""

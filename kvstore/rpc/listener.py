@@ -114,9 +114,9 @@ class Listener:
         """Linger, refuse connections, let open calls end, cancel them after the grace, close.
 
         Streams end only when something ends them: call ``GrpcRouter.stop`` first. Returns after
-        the linger and ``timeout_s`` seconds at the latest; a handler that resists its cancellation is then left
-        behind and reported in the log. Idle connections do not hold it up, but one that has not
-        sent its first byte does, for HANDSHAKE_TIMEOUT_S or the grace.
+        the linger and ``timeout_s`` seconds at the latest; a handler that resists its cancellation
+        is then left behind and reported in the log. Idle connections do not hold it up, but one
+        that has not sent its first byte does, for HANDSHAKE_TIMEOUT_S or the grace.
         """
         if self._serving is not None:
             await asyncio.sleep(STOP_LINGER_S)
@@ -127,9 +127,10 @@ class Listener:
         self._socket.close()
         if self._serving is None:
             return
-        done, _ = await asyncio.wait({self._serving}, timeout=timeout_s)
-        error = self._serving.exception() if done else "calls still running"
-        if error:
+        await asyncio.wait({self._serving}, timeout=timeout_s)
+        if not self._serving.done():
+            log.error("port %d did not stop cleanly: calls still running", self.port)
+        elif not self._serving.cancelled() and (error := self._serving.exception()):
             log.error("port %d did not stop cleanly: %s", self.port, error)
 
 

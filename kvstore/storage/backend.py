@@ -9,7 +9,7 @@ must be written in the same commit as the data it speaks of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 REVISIONS: Final = "revisions"
@@ -47,6 +47,9 @@ class Backend(Protocol):
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value, or None. Raises `CorruptBackend`."""
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """`get` for each key, in order; cheaper than as many calls. Raises `CorruptBackend`."""
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Set a value. A key has 1 to `MAX_KEY_BYTES` bytes, else `ValueError`."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 from zlib import crc32
 
@@ -102,6 +102,28 @@ class LmdbBackend:
         except (lmdb.Error, struct.error) as error:
             raise CorruptBackend(table, key, str(error)) from error
         raise CorruptBackend(table, key, "the value does not match its checksum")
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        buffer = self._buffer
+        if buffer.pending[table] or (buffer.frozen is not None and buffer.frozen[table]):
+            return [self.get(table, key) for key in keys]
+        # Nothing of this table waits in the buffer: the loop below is `get` without its calls.
+        db, seed = self._tables[table]
+        read, unpack_from = self._read, _CRC.unpack_from
+        values: list[bytes | None] = []
+        for key in keys:
+            try:
+                raw = read(key, db=db)
+            except lmdb.Error as error:
+                raise CorruptBackend(table, key, str(error)) from error
+            if raw is None:
+                values.append(None)
+                continue
+            stored = raw[_CRC_BYTES:]
+            if len(raw) < _CRC_BYTES or crc32(stored, crc32(key, seed)) != unpack_from(raw)[0]:
+                raise CorruptBackend(table, key, "the value does not match its checksum")
+            values.append(stored)
+        return values
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._buffer.put(table, key, value)

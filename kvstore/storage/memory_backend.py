@@ -7,7 +7,7 @@ which suits the sizes of a simulation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from sortedcontainers import SortedDict
 
@@ -39,6 +39,9 @@ class MemoryBackend:
             stored: bytes | None = self._tables[table].get(key)
             return stored
         return value
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.get(table, key) for key in keys]
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._buffer.put(table, key, value)

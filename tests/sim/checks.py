@@ -51,6 +51,9 @@ class Checks(Observer):
         """The newest revision that anybody was told of, as written or read."""
         self.lease_ends: dict[int, float] = {}
         """Lease -> the earliest time at which it may expire."""
+        self.removals: dict[tuple[str, int, int, str], int] = {}
+        """(member, its life, request, client) -> revision: clients that wait for a compaction's
+        end at a member."""
         self.counts: dict[str, int] = {}
 
     def count(self, what: str) -> None:
@@ -276,6 +279,10 @@ class Checks(Observer):
             return f"applied {positions}"
         if any(node.member.applied_index < len(self.committed) for node in self.nodes):
             return f"applied {positions} of {len(self.committed)}"
+        lives = {(node.name, node.process.life) for node in self.nodes}
+        for waiting, revision in self.removals.items():
+            if waiting[:2] in lives:
+                return f"nobody told {waiting} that revisions below {revision} are removed"
         return ""
 
     def final(self) -> None:

@@ -3,7 +3,7 @@
 The writer takes everything queued as one group, as `WalWriter` does; the group is durable as a
 whole after a while. A crash loses what is queued, and the group under way by the toss of a coin:
 its write may have been finished without being reported. Recovery follows `wal_replay`'s rules, by
-its own code. The trade-off: frames and torn writes are the WAL's tests' business, not modelled here.
+its own code. The trade-off: frames and torn writes are left to the WAL's own tests.
 """
 
 from __future__ import annotations

@@ -40,9 +40,7 @@ class Loop:
         self.events = 0
         self.recent: deque[str] = deque(maxlen=RECENT_EVENTS)
         self.on_event: Callable[[str], None] = lambda line: None
-        self._queue: list[
-            tuple[float, int, Process | None, int, str, Callable[[], None]]
-        ] = []
+        self._queue: list[tuple[float, int, Process | None, int, str, Callable[[], None]]] = []
         self._planned = 0
         self._digest = hashlib.blake2b(digest_size=16)
 

@@ -1,4 +1,4 @@
-"""One member in the simulation: assembled as the server does it, on modelled disk, time and network.
+"""One member of the simulation, assembled as the server does it on modelled disk, time, network.
 
 What a life builds (`_build`) is gone after a crash; what survives is `disk`, the backend's last
 commit, and its `files` (received snapshots). The background work is the server's, at its own pace:
@@ -168,7 +168,11 @@ class Node:
             random=random,
         )
         self.writer = DiskWriter(
-            self.loop, self.process, self.name, self.disk, lambda token: self.member.persisted(token)
+            self.loop,
+            self.process,
+            self.name,
+            self.disk,
+            lambda token: self.member.persisted(token),
         )
         self.member = Member(
             raft,
@@ -247,9 +251,7 @@ class Node:
     def _commit_forever(self) -> None:
         """One commit after the other, a pause between them."""
         label = f"{self.name} commit"
-        self.loop.after(
-            COMMIT_S, label, lambda: self._commit(self._commit_forever), self.process
-        )
+        self.loop.after(COMMIT_S, label, lambda: self._commit(self._commit_forever), self.process)
 
     def _commit(self, then: Callable[[], None]) -> None:
         """Commit, after the commits asked for before, as `Server._commit` does."""
@@ -345,7 +347,9 @@ class Node:
 
     def install(self, meta: SnapshotMeta) -> None:
         """Put a received snapshot in the place of the state, as `Server.install` does."""
-        self.observer.count("snapshot installed while committing" if self._jobs else "snapshot installed")
+        self.observer.count(
+            "snapshot installed while committing" if self._jobs else "snapshot installed"
+        )
         self._wait_for_jobs()
         self.backend.replace(_received(meta.index))
         self.store.restore()

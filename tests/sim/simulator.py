@@ -142,7 +142,9 @@ class Simulation:
             if isinstance(result, bytes):
                 waiting.discard(node.name)
             else:
-                self.loop.after(0.05, f"{node.name} probe again", lambda: self._probe(node, waiting))
+                self.loop.after(
+                    0.05, f"{node.name} probe again", lambda: self._probe(node, waiting)
+                )
 
         self.checks.count("probe")
         value = f"probe/{self.checks.counts['probe']}".encode()

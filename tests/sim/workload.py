@@ -94,14 +94,14 @@ class Client:
         answer: Callable[[bytes], str],
         refused: Callable[[EtcdError, bool], None] = lambda error, certain: None,
     ) -> None:
-        """Propose; `answer` checks a response and says what it was, `refused` gets an error and whether it is sure
-        that nothing was done."""
+        """Propose. `answer` checks a response and says what it was, "" if there is more to wait
+        for; `refused` gets an error and whether it is sure that nothing was done."""
 
         def done(result: Result) -> None:
             if isinstance(result, bytes):
                 outcome = answer(result)
                 if not outcome:
-                    return  # There is more to wait for.
+                    return
             else:
                 certain = (
                     result in (RAFT_PROPOSAL_DROPPED, LEASE_NOT_FOUND)
@@ -235,7 +235,7 @@ class Client:
         def answer(result: bytes) -> str:
             response = rpc_pb2.LeaseGrantResponse.FromString(result)
             checks.told(response.header.revision, floor, wrote=False)
-            if (response.ID, response.TTL) != (lease_id, max(request.TTL, MIN_TTL_S)):
+            if lease_id != response.ID or max(request.TTL, MIN_TTL_S) != response.TTL:
                 raise Violation(f"{request} was answered {response}")
             self._leases.append(lease_id)
             checks.count("lease")
@@ -255,7 +255,8 @@ class Client:
         def answer(result: bytes) -> str:
             revision = rpc_pb2.LeaseRevokeResponse.FromString(result).header.revision
             checks.told(revision, floor, wrote=False)
-            left = [kv.key for kv in checks.range_at(b"", b"\xff", revision) if kv.lease == lease_id]
+            kept = checks.range_at(b"", b"\xff", revision)
+            left = [kv.key for kv in kept if kv.lease == lease_id]
             if left:
                 raise Violation(f"{left} outlived the revocation of lease {lease_id}")
             checks.count("revocation")
@@ -287,24 +288,26 @@ class Client:
         node.member.read_index(done)
 
     def _compact(self, node: Node, asked: int) -> None:
-        floor = self._checks.floor
+        checks, floor = self._checks, self._checks.floor
         revision = max(floor - self._loop.random.randrange(30), 1)
         physical = self._loop.random.random() < 0.5
         request = rpc_pb2.CompactionRequest(revision=revision, physical=physical)
 
         def answer(result: bytes) -> str:
             response = rpc_pb2.CompactionResponse.FromString(result)
-            self._checks.told(response.header.revision, floor, wrote=False)
-            self._checks.count("compaction")
+            checks.told(response.header.revision, floor, wrote=False)
+            checks.count("compaction")
             if physical:
+                checks.removals[(node.name, node.process.life, asked, self.name)] = revision
                 node.member.wait_compacted(removed, b"")
                 return ""
             return f"compacted {revision}"
 
         def removed(_: Result) -> None:
+            del checks.removals[(node.name, node.process.life, asked, self.name)]
             if node.store.finished_compact_revision < revision:
                 raise Violation(f"{node.name} has not removed revisions below {revision} yet")
-            self._checks.count("physical compaction")
+            checks.count("physical compaction")
             self._end(asked, f"removed {revision}")
 
         def refused(error: EtcdError, certain: bool) -> None:
