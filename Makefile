@@ -7,7 +7,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster test lint format proto bench clean
+.PHONY: help cluster test lint format proto sim bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make format    let ruff lay the code out"
 	@echo "make proto     generate kvstore/pb from proto/"
+	@echo "make sim       simulated clusters with faults (ARGS='--seeds 100')"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -50,6 +51,9 @@ format: $(VENV)/installed-test
 
 proto: $(VENV)/installed-test
 	$(BIN)/python proto/generate.py
+
+sim: $(VENV)/installed-test
+	$(BIN)/python -m tests.sim.run $(ARGS)
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.bench $(ARGS)

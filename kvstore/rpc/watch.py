@@ -59,10 +59,10 @@ class WatchService:
     ) -> None:
         """Serve one call until it is cancelled; a client's half-close does not end it (WCH-46)."""
         lost_leader = self._guard.guard(self._core, call)
-        filled = asyncio.Event()
+        filled, drained = asyncio.Event(), asyncio.Event()
         stream = self._core.hub.stream(filled.set)
-        reader = asyncio.ensure_future(self._read(stream, requests))
-        writer = asyncio.ensure_future(self._write(stream, filled, send))
+        reader = asyncio.ensure_future(self._read(stream, drained, requests))
+        writer = asyncio.ensure_future(self._write(stream, filled, drained, send))
         waiting: set[asyncio.Future[None]] = {reader, writer, lost_leader}
         try:
             while True:
@@ -75,7 +75,10 @@ class WatchService:
             stream.close()
 
     async def _read(
-        self, stream: WatchStream, requests: AsyncIterator[rpc_pb2.WatchRequest]
+        self,
+        stream: WatchStream,
+        drained: asyncio.Event,
+        requests: AsyncIterator[rpc_pb2.WatchRequest],
     ) -> None:
         member = self._core.member
         async for request in requests:
@@ -86,11 +89,19 @@ class WatchService:
                 stream.cancel(request.cancel_request.watch_id)
             elif kind == "progress_request":
                 stream.progress(member.applied_term)
+            while stream.full:
+                # Replies to requests are always queued, so a client that sends and never reads
+                # must be stopped here.
+                drained.clear()
+                await drained.wait()
 
     @staticmethod
-    async def _write(stream: WatchStream, filled: asyncio.Event, send: Send) -> None:
+    async def _write(
+        stream: WatchStream, filled: asyncio.Event, drained: asyncio.Event, send: Send
+    ) -> None:
         while True:
             await filled.wait()
             filled.clear()
             while responses := stream.take(SEND_BYTES):
+                drained.set()
                 await send(responses)

@@ -25,7 +25,8 @@ keys = st.sampled_from([b"a", b"b", b"b\0", b"c", b"d", b"\xff"])
 ends = st.sampled_from([b"", b"", b"c", b"d", b"z", b"\0", b"a"])
 values = st.sampled_from([b"", b"x", b"y", b"z" * 200])
 leases = st.sampled_from([0, 0, 0, 1, -2, 9])
-revisions = st.integers(-2, 45)
+backs = st.sampled_from([-1, 0, 1, 1, 2, 3, 4, 6, 9, 14])
+"""How far below the current revision to look, −1 is the future."""
 bits = st.booleans()
 
 
@@ -43,22 +44,27 @@ def puts(draw: st.DrawFn) -> rpc_pb2.PutRequest:
 
 
 deletes = st.builds(rpc_pb2.DeleteRangeRequest, key=keys, range_end=ends, prev_kv=bits)
-filters = st.sampled_from([0, 0, 0, 3, 8, 15])
-ranges = st.builds(
-    rpc_pb2.RangeRequest,
-    key=keys | st.just(ALL),
-    range_end=ends,
-    limit=st.sampled_from([-1, 0, 0, 1, 2, 3, 99]),
-    revision=st.just(0) | revisions,
-    sort_order=st.integers(0, 2),
-    sort_target=st.integers(0, 4),
-    keys_only=bits,
-    count_only=st.sampled_from([False, False, True]),
-    min_mod_revision=filters,
-    max_mod_revision=filters,
-    min_create_revision=filters,
-    max_create_revision=filters,
-)
+no_filters = st.just((0, 0, 0, 0))
+filters = no_filters | no_filters | st.tuples(*[st.sampled_from([0, 0, 4, 8, 15])] * 4)
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> rpc_pb2.RangeRequest:
+    """A Range of the latest revision."""
+    low_mod, high_mod, low_create, high_create = draw(filters)
+    return rpc_pb2.RangeRequest(
+        key=draw(keys | st.just(ALL)),
+        range_end=draw(ends | st.just(b"\0")),
+        limit=draw(st.sampled_from([-1, 0, 0, 1, 2, 3, 99])),
+        sort_order=draw(st.integers(0, 2)),
+        sort_target=draw(st.integers(0, 4)),
+        keys_only=draw(bits),
+        count_only=draw(st.sampled_from([False, False, False, True])),
+        min_mod_revision=low_mod,
+        max_mod_revision=high_mod,
+        min_create_revision=low_create,
+        max_create_revision=high_create,
+    )
 
 
 @st.composite
@@ -78,7 +84,7 @@ def txns(depth: int = 2) -> st.SearchStrategy[rpc_pb2.TxnRequest]:
     ops = (
         st.builds(rpc_pb2.RequestOp, request_put=puts())
         | st.builds(rpc_pb2.RequestOp, request_delete_range=deletes)
-        | st.builds(rpc_pb2.RequestOp, request_range=ranges)
+        | st.builds(rpc_pb2.RequestOp, request_range=ranges())
     )
     if depth:
         ops |= st.builds(rpc_pb2.RequestOp, request_txn=txns(depth - 1))
@@ -96,18 +102,32 @@ class MemberAgainstModel(RuleBasedStateMachine):
     def open(self) -> KvMember:
         raise NotImplementedError
 
-    @initialize(changes_kept=st.sampled_from([0, 2, index_module.CHANGES_KEPT]))
-    def start(self, changes_kept: int) -> None:
-        """`changes_kept` small makes counts of the past walk instead of calculate."""
+    @initialize(
+        changes_kept=st.sampled_from([0, 2, index_module.CHANGES_KEPT]),
+        past=st.lists(keys, min_size=8, max_size=30),
+    )
+    def start(self, changes_kept: int, past: list[bytes]) -> None:
+        """Begin with some history: a key named again is now written, now deleted.
+
+        `changes_kept` small makes counts of the past walk instead of calculate.
+        """
         self._changes_kept = index_module.CHANGES_KEPT
         index_module.CHANGES_KEPT = changes_kept
         self.member = self.open()
         self.model = Model(leases=frozenset({1, -2}))
         for lease in self.model.leases:
             self.member.grant(lease)
+        for place, key in enumerate(past):
+            if place % 3 == 2:
+                self.delete(rpc_pb2.DeleteRangeRequest(key=key))
+            else:
+                self.put(rpc_pb2.PutRequest(key=key, value=b"%d" % place))
         self.commit()
 
     def teardown(self) -> None:
+        self.look_everywhere()
+        self.remove_all()
+        self.look_everywhere()
         index_module.CHANGES_KEPT = self._changes_kept
         self.member.backend.close()
 
@@ -129,17 +149,38 @@ class MemberAgainstModel(RuleBasedStateMachine):
             return  # The checks have tests of their own; the model does not know them.
         assert outcome_of(self.member.run, request) == outcome_of(self.model.txn, request)
 
-    @rule(request=ranges)
-    def range(self, request: rpc_pb2.RangeRequest) -> None:
-        assert outcome_of(self.member.ask, request) == outcome_of(self.model.range, request)
+    @rule(request=ranges(), back=st.none() | backs)
+    def ask(self, request: rpc_pb2.RangeRequest, back: int | None) -> None:
+        request.revision = 0 if back is None else self.model.revision - back
+        self.ask_both(request)
+
+    @rule(request=ranges(), back=backs, more=puts())
+    def ask_in_txn(
+        self, request: rpc_pb2.RangeRequest, back: int, more: rpc_pb2.PutRequest
+    ) -> None:
+        request.revision = self.model.revision - back
+        write, read = rpc_pb2.RequestOp(request_put=more), rpc_pb2.RequestOp(request_range=request)
+        self.txn(rpc_pb2.TxnRequest(success=[read, write, read]))
+
+    @rule()
+    def look_everywhere(self) -> None:
+        """Ask for every revision: keys, count, hash and history."""
+        for revision in range(max(self.model.compact_revision, 1) - 1, self.model.revision + 2):
+            request = rpc_pb2.RangeRequest(key=ALL, range_end=ALL, revision=revision)
+            self.ask_both(request)
+            request.limit = 2
+            self.ask_both(request)
+            self.hash_both(revision)
+            self.history_both(revision, 3)
 
     @rule(lease=st.sampled_from([1, -2]))
     @precondition(lambda self: len(self.model.leases) == 2 and self.model.revision > 15)
     def revoke(self, lease: int) -> None:
         assert self.member.revoke(lease) == self.model.revoke(lease)
 
-    @rule(revision=revisions)
-    def compact(self, revision: int) -> None:
+    @rule(back=backs)
+    def compact(self, back: int) -> None:
+        revision = self.model.revision - back
         answer = outcome_of(self.member.store.compact, revision)
         assert answer == outcome_of(self.model.compact, revision)
 
@@ -164,8 +205,10 @@ class MemberAgainstModel(RuleBasedStateMachine):
         self.member.crash()
         self.model = self.committed.copy()
 
-    @rule(start=st.integers(0, 45), count=st.integers(1, 50))
-    def history(self, start: int, count: int) -> None:
+    def ask_both(self, request: rpc_pb2.RangeRequest) -> None:
+        assert outcome_of(self.member.ask, request) == outcome_of(self.model.range, request)
+
+    def history_both(self, start: int, count: int) -> None:
         store = self.member.store
         expected = outcome_of(self.model.history, start)
         found = outcome_of(store.events, start, self.model.revision + 1, count)
@@ -183,8 +226,7 @@ class MemberAgainstModel(RuleBasedStateMachine):
             for revision, events in found
         ] == expected[:count]
 
-    @rule(revision=revisions)
-    def hash(self, revision: int) -> None:
+    def hash_both(self, revision: int) -> None:
         found = outcome_of(self.member.store.hash_kv, revision)
         if isinstance(found, str):
             assert found == outcome_of(self.model.range, rpc_pb2.RangeRequest(revision=revision))
@@ -197,8 +239,7 @@ class MemberAgainstModel(RuleBasedStateMachine):
         member, model = self.member, self.model
         assert member.revision == member.store.newest == model.revision
         assert member.store.compact_revision == model.compact_revision
-        everything = rpc_pb2.RangeRequest(key=ALL, range_end=ALL)
-        assert member.ask(everything) == model.range(everything)
+        self.ask_both(rpc_pb2.RangeRequest(key=ALL, range_end=ALL))
         for lease in model.leases:
             attached = [key for key, kv in model.state(model.revision).items() if kv.lease == lease]
             assert sorted(member.lessor.keys(lease)) == attached
@@ -248,9 +289,9 @@ class InFile(MemberAgainstModel):
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 TestInMemory = InMemory.TestCase
 TestInMemory.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=CHECKS
+    max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=CHECKS
 )
 TestInFile = InFile.TestCase
 TestInFile.settings = settings(
-    max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=CHECKS
+    max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=CHECKS
 )

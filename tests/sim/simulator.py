@@ -118,8 +118,11 @@ class Simulation:
     def _chaos(self) -> None:
         for node in self.nodes:
             node.start()
-        for actor in (*self.clients, *self.watchers, self.faults):
-            actor.start()
+        for client in self.clients:
+            client.start()
+        for watcher in self.watchers:
+            watcher.start()
+        self.faults.start()
         self._run_for(self.chaos_s)
 
     def _recover(self) -> None:

@@ -92,7 +92,7 @@ def test_every_bit_of_the_last_frame_counts(log):
             assert read([*older, (path, bytes(damaged))]) is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 700), st.integers(0, 700), st.integers(0, 1 << 20), st.integers(1, 255))
 def test_no_flipped_byte_in_a_sparse_last_frame_looks_like_a_torn_write(
     tmp_path_factory, before, behind, position, flip
@@ -256,7 +256,7 @@ def torn_log(directory, last, segment_bytes=8192):
     return path, frames(path.read_bytes())[-1], entries
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_any_sectors_of_the_last_frame_may_be_missing(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("wal")
