@@ -155,7 +155,7 @@ class MemberAgainstModel(RuleBasedStateMachine):
         self.ask_both(request)
 
     @rule(request=ranges(), back=backs, more=puts())
-    def ask_in_txn(
+    def ask_around_a_put(
         self, request: rpc_pb2.RangeRequest, back: int, more: rpc_pb2.PutRequest
     ) -> None:
         request.revision = self.model.revision - back
