@@ -114,6 +114,8 @@ class LmdbBackend:
         for key in keys:
             try:
                 raw = read(key, db=db)
+            except lmdb.BadValsizeError:
+                raw = None
             except lmdb.Error as error:
                 raise CorruptBackend(table, key, str(error)) from error
             if raw is None:

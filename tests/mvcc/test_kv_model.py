@@ -131,15 +131,21 @@ class MemberAgainstModel(RuleBasedStateMachine):
         index_module.CHANGES_KEPT = self._changes_kept
         self.member.backend.close()
 
-    @rule(request=puts())
     def put(self, request: rpc_pb2.PutRequest) -> None:
         fields = {descriptor.name: value for descriptor, value in request.ListFields()}
         assert outcome_of(lambda: self.member.put(**fields)) == outcome_of(self.model.put, request)
 
-    @rule(request=deletes)
     def delete(self, request: rpc_pb2.DeleteRangeRequest) -> None:
         answer = self.member.delete(request.key, request.range_end, request.prev_kv)
         assert answer == self.model.delete(request)
+
+    @rule(requests=st.lists(puts() | puts() | deletes, min_size=1, max_size=6))
+    def write(self, requests: list[rpc_pb2.PutRequest | rpc_pb2.DeleteRangeRequest]) -> None:
+        for request in requests:
+            if isinstance(request, rpc_pb2.PutRequest):
+                self.put(request)
+            else:
+                self.delete(request)
 
     @rule(request=txns())
     def txn(self, request: rpc_pb2.TxnRequest) -> None:
@@ -162,7 +168,6 @@ class MemberAgainstModel(RuleBasedStateMachine):
         write, read = rpc_pb2.RequestOp(request_put=more), rpc_pb2.RequestOp(request_range=request)
         self.txn(rpc_pb2.TxnRequest(success=[read, write, read]))
 
-    @rule()
     def look_everywhere(self) -> None:
         """Ask for every revision: keys, count, hash and history."""
         for revision in range(max(self.model.compact_revision, 1) - 1, self.model.revision + 2):
@@ -178,32 +183,39 @@ class MemberAgainstModel(RuleBasedStateMachine):
     def revoke(self, lease: int) -> None:
         assert self.member.revoke(lease) == self.model.revoke(lease)
 
-    @rule(back=backs)
-    def compact(self, back: int) -> None:
+    @rule(back=backs, limits=st.lists(st.integers(1, 4), max_size=4))
+    def compact(self, back: int, limits: list[int]) -> None:
+        """Compact, and remove some of it."""
         revision = self.model.revision - back
         answer = outcome_of(self.member.store.compact, revision)
         assert answer == outcome_of(self.model.compact, revision)
+        for limit in limits:
+            self.member.store.compact_step(limit)
 
-    @rule(limit=st.integers(1, 5))
-    def remove_some(self, limit: int) -> None:
-        self.member.store.compact_step(limit)
-
-    @rule()
     def remove_all(self) -> None:
-        self.member.finish_compaction()
+        self.member.finish_compaction(3)
         scan = self.member.backend.scan(REVISIONS, b"", None)
         stored = [(*decode_revision_key(k), len(k) == TOMBSTONE_KEY_SIZE) for k, _ in scan]
         assert stored == self.model.kept()
 
-    @rule()
     def commit(self) -> None:
         self.member.backend.commit()
         self.committed = self.model.copy()
 
-    @rule()
     def crash(self) -> None:
         self.member.crash()
         self.model = self.committed.copy()
+
+    @rule(kind=st.sampled_from(["remove", "commit", "crash", "restart", "look"]))
+    def keep_house(self, kind: str) -> None:
+        if kind == "remove":
+            self.remove_all()
+        if kind in ("commit", "restart"):
+            self.commit()
+        if kind in ("crash", "restart"):
+            self.crash()
+        if kind == "look":
+            self.look_everywhere()
 
     def ask_both(self, request: rpc_pb2.RangeRequest) -> None:
         assert outcome_of(self.member.ask, request) == outcome_of(self.model.range, request)
@@ -289,9 +301,9 @@ class InFile(MemberAgainstModel):
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 TestInMemory = InMemory.TestCase
 TestInMemory.settings = settings(
-    max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=CHECKS
+    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=CHECKS
 )
 TestInFile = InFile.TestCase
 TestInFile.settings = settings(
-    max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=CHECKS
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=CHECKS
 )

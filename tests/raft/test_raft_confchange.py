@@ -348,6 +348,17 @@ def test_two_members_can_lose_one_though_only_the_removed_leader_knew_it_was_com
     assert settled.role is Role.LEADER
 
 
+@pytest.mark.parametrize(("commit_term", "commit"), [(1, 2), (2, 0)])
+def test_an_answer_to_a_vote_commits_only_the_very_entry_it_names(
+    commit_term: int, commit: int
+) -> None:
+    candidate = make(log=(1, 1), term=3)
+    candidate.campaign()
+    settle(candidate)
+    candidate.step(Message(K.VOTE_RESPONSE, 1, 2, 4, log_term=commit_term, commit=2, reject=True))
+    assert candidate.commit_index == commit
+
+
 def test_shrinking_the_quorum_commits_what_waited_for_it() -> None:
     cluster = Cluster(3, check_quorum=False)
     leader = cluster.elect(1)

@@ -389,6 +389,13 @@ def test_5_4_2_entries_of_earlier_terms_are_not_committed_by_counting() -> None:
     assert leader.commit_index == 3
 
 
+def test_5_4_2_an_old_entry_on_a_majority_waits_for_a_new_one_on_a_majority() -> None:
+    leader = elected(make(voters=(1, 2, 3, 4, 5), log=(1, 2), term=2))
+    for member, index, commit in ((2, 2, 0), (3, 2, 0), (4, 3, 0), (5, 3, 3)):
+        ack(leader, member, index)
+        assert leader.commit_index == commit
+
+
 def test_5_4_2_a_follower_commits_only_what_the_append_vouches_for() -> None:
     """ "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new
     entry)": what follows it in the log may be another leader's (figure 2)."""

@@ -234,6 +234,18 @@ def test_6_4_a_later_round_confirms_earlier_ones_and_no_answer_counts_for_two_me
     assert leader.ready().read_states == [(1, 1), (2, 1)]
 
 
+def test_6_4_an_answer_to_an_earlier_round_does_not_confirm_a_later_one() -> None:
+    leader = elected(make())
+    ack(leader, 2)
+    requests = []
+    for context in (1, 2):
+        leader.read_index(context)
+        requests.append(of_kind(settle(leader), K.HEARTBEAT)[0])
+    for request, states in zip(requests, ([(1, 1)], [(2, 1)]), strict=True):
+        leader.step(answer(request, K.HEARTBEAT_RESPONSE, context=request.context))
+        assert leader.ready().read_states == states
+
+
 def test_6_4_an_answer_to_a_round_never_sent_confirms_nothing() -> None:
     leader = elected(make())
     ack(leader, 2)
@@ -352,10 +364,10 @@ def test_9_6_a_pre_vote_won_in_an_earlier_term_does_not_count() -> None:
     candidate = make(pre_vote=True, term=4)
     candidate.campaign()
     request = settle(candidate)[0]
-    candidate.step(Message(K.HEARTBEAT, 1, 2, term=7))
+    candidate.step(Message(K.HEARTBEAT, 1, 2, term=5))
     candidate.campaign()
     candidate.step(answer(request, K.PRE_VOTE_RESPONSE, term=5))
-    assert (candidate.role, candidate.term) == (Role.PRE_CANDIDATE, 7)
+    assert (candidate.role, candidate.term) == (Role.PRE_CANDIDATE, 5)
 
 
 @pytest.mark.parametrize(("index", "log_term"), [(1, 2), (9, 1)])

@@ -1,4 +1,4 @@
-"""The option that repeats one seed: ``python -m pytest tests/sim -k seed --sim-seed=17``."""
+"""The option that repeats one seed: ``python -m pytest tests/sim -k promises --sim-seed=17``."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from tests.sim.faults import Faults
 from tests.sim.loop import Loop, Violation
 from tests.sim.network import Network
 from tests.sim.node import Node
-from tests.sim.workload import Client, Watcher
+from tests.sim.watchers import Watcher
+from tests.sim.workload import Client
 
 RECOVERY_S = 10.0
 """After healing: the time until every member has had a write acknowledged. Enough for some
@@ -91,7 +92,7 @@ class Simulation:
             lines = "\n".join(self.loop.recent)
             raise Violation(
                 f"seed {self.seed} at {self.loop.now:.6f} s: {type(error).__name__}: {error}\n"
-                f"Repeat: python -m pytest tests/sim -k seed --sim-seed={self.seed}\n"
+                f"Repeat: python -m pytest tests/sim -k promises --sim-seed={self.seed}\n"
                 f"or, with a trace: python -m tests.sim.run --start {self.seed} --seeds 1 --trace\n"
                 f"Last events:\n{lines}"
             ) from error

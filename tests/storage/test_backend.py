@@ -114,6 +114,21 @@ def test_keys_have_one_to_511_bytes(place):
     assert backend.get(META, b"x" * MAX_KEY_BYTES) == b"v"
 
 
+@pytest.mark.parametrize("state", ["committed", "frozen", "pending"])
+def test_many_values_are_read_as_one_by_one(place, state):
+    backend = place.backend
+    backend.put(REVISIONS, b"a", b"1")
+    backend.put(REVISIONS, b"b", b"")
+    backend.commit()
+    backend.put(REVISIONS if state != "committed" else META, b"c", b"3")
+    if state == "frozen":
+        backend.freeze()
+    keys = [b"c", b"a", b"missing", b"b", b"a", b"", b"x" * (MAX_KEY_BYTES + 1)]
+    last = None if state == "committed" else b"3"
+    assert backend.get_many(REVISIONS, keys) == [last, b"1", None, b"", b"1", None, None]
+    assert backend.get_many(REVISIONS, keys) == [backend.get(REVISIONS, key) for key in keys]
+
+
 def test_an_unknown_table_is_an_error(place):
     for attempt in (place.backend.get, place.backend.delete):
         with pytest.raises(KeyError, match="revision"):

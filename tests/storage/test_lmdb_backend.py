@@ -41,6 +41,8 @@ def test_a_flipped_bit_in_a_value_is_never_served_nor_copied(path, tmp_path):
         backend.get(META, KEY)
     assert (error.value.table, error.value.key) == (META, KEY)
     with pytest.raises(CorruptBackend, match=KEY.hex()):
+        backend.get_many(META, [b"03", KEY])
+    with pytest.raises(CorruptBackend, match=KEY.hex()):
         list(backend.scan(META, b"", None))
     with pytest.raises(CorruptBackend, match=KEY.hex()):
         backend.copy_to(str(tmp_path / "copy"))
