@@ -39,7 +39,7 @@ EFFECTS = frozenset(
 EDGE: dict[str, frozenset[str]] = {
     "kvstore/cli/": EFFECTS,
     "kvstore/server/": EFFECTS,
-    "kvstore/peer/transport.py": frozenset({"asyncio", "os", "pathlib", "open()"}),
+    "kvstore/peer/transport.py": frozenset({"asyncio", "os", "pathlib", "socket", "open()"}),
     "kvstore/rpc/admin.py": frozenset({"asyncio"}),
     "kvstore/rpc/core.py": frozenset({"asyncio", "random"}),
     "kvstore/rpc/grpc.py": frozenset({"asyncio"}),

@@ -142,7 +142,7 @@ class LocalMember:
 
     async def wait_healthy(self) -> None:
         """Wait until ``/health`` says that this member answers reads."""
-        while not await asyncio.to_thread(self._healthy):  # noqa: ASYNC110 (another process)
+        while not await asyncio.to_thread(self._healthy):
             await asyncio.sleep(POLL_S)
 
     def _healthy(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvstore.apply.applier import Answer, Applier
@@ -29,6 +29,7 @@ from kvstore.errors import (
     Code,
     EtcdError,
 )
+from kvstore.node.header import HeaderEncoder
 from kvstore.node.ports import LogWriter, Network, Schedule, Snapshots
 from kvstore.node.reads import ReadDone, ReadQueue
 from kvstore.node.request import HEADER, HEADER_SIZE, Kind
@@ -36,7 +37,6 @@ from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import META, Backend
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.wal import Batch
-from kvstore.node.header import HeaderEncoder
 from raft import (
     CONF_CHANGE,
     ConfState,
@@ -58,6 +58,9 @@ MAX_APPLY_LAG = 5000
 """Committed entries that may wait to be applied before new proposals are refused (GEN-18)."""
 MAX_LOG_BYTES = 256 * 1024 * 1024
 """Bytes of entries after which the log is compacted even below snapshot_count entries."""
+
+CATCH_UP_S = 5.0
+"""After a follower has received a snapshot the log is not shortened for so long."""
 
 _APPLIED = b"applied"
 
@@ -152,6 +155,8 @@ class Member:
         self._lead_lost_at = -1e9
         self._frozen: SnapshotMeta | None = None
         self._physical: list[Done] = []
+        self._sending: set[int] = set()
+        self._catch_up_until = now
         self._stopped = False
         self._handlers: dict[int, Callable[[bytes], Answer]] = {
             Kind.PUT: applier.put,
@@ -218,13 +223,13 @@ class Member:
         self.reads.add(done, self.now + self.limits.request_timeout_s)
         self.wake()
 
-    def wait_compacted(self, done: Done, response: bytes) -> None:
-        """Answer when the physical removal that is under way has finished (CMP-07)."""
+    def wait_compacted(self, done: Done) -> None:
+        """Call ``done(b"")`` when no physical removal is under way (CMP-07)."""
         store = self.applier.store
         if store.finished_compact_revision < store.compact_revision:
-            self._physical.append(lambda _: done(response))
+            self._physical.append(done)
         else:
-            done(response)
+            done(b"")
 
     def transfer_leadership(self, target: int) -> None:
         """Ask Raft to hand leadership over. Raises ProposalDropped for an unfit target."""
@@ -235,13 +240,26 @@ class Member:
 
     def receive(self, message: Message) -> None:
         """Take a message of another member."""
+        if message.kind == MessageKind.PROPOSE and not self._well_formed(message.entries):
+            log.error("dropped a malformed proposal", extra={"from": f"{message.from_:x}"})
+            return
         self.raft.step(message)
         self.wake()
+
+    def _well_formed(self, entries: Sequence[Entry]) -> bool:
+        """Whether forwarded entries can be applied: once in the log it is too late to refuse."""
+        return all(
+            kind == CONF_CHANGE or (len(data) >= HEADER_SIZE and data[0] in self._handlers)
+            for _, kind, data in entries
+        )
 
     def unreachable(self, peer: int) -> None:
         self.raft.report_unreachable(peer)
 
     def snapshot_sent(self, peer: int, ok: bool) -> None:
+        self._sending.discard(peer)
+        if ok:
+            self._catch_up_until = self.now + CATCH_UP_S
         self.raft.report_snapshot(peer, ok)
         self.wake()
 
@@ -326,6 +344,7 @@ class Member:
         if any(message.kind == MessageKind.SNAPSHOT for message in messages):
             for message in messages:
                 if message.kind == MessageKind.SNAPSHOT:
+                    self._sending.add(message.to)
                     self._snapshots.send(message)
             messages = [m for m in messages if m.kind != MessageKind.SNAPSHOT]
         self._network.send(messages)
@@ -360,7 +379,6 @@ class Member:
                 self._term_began(term)
                 continue
             request_kind, request_id = HEADER.unpack_from(data)
-            result: Result
             try:
                 revision, body = handlers[request_kind](data[HEADER_SIZE:])
                 waiter = waiters.pop(request_id, None)
@@ -389,19 +407,19 @@ class Member:
 
     def _expire_waiters(self, now: float) -> None:
         """Give up on requests past the time-out; they were queued in order of their deadlines."""
-        unproposed: set[int] | None = None
-        while self._waiters:
-            request_id, (_, deadline, since) = next(iter(self._waiters.items()))
+        expired: dict[int, float] = {}
+        for request_id, (_, deadline, since) in self._waiters.items():
             if deadline > now:
-                return
-            if unproposed is None:
-                unproposed = {HEADER.unpack_from(data)[1] for data in self._proposals}
-            if request_id in unproposed:
+                break
+            expired[request_id] = since
+        if not expired:
+            return
+        queued = {HEADER.unpack_from(data)[1]: data for data in self._proposals}
+        self._proposals = [data for found, data in queued.items() if found not in expired]
+        for request_id, since in expired.items():
+            if request_id in queued:
                 # Never handed to Raft, so the native deadline code is safe (GEN-11).
                 error = EtcdError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
-                self._proposals = [
-                    d for d in self._proposals if HEADER.unpack_from(d)[1] != request_id
-                ]
             else:
                 error = self._timeout_error(since)
             self._fail(request_id, error)
@@ -421,12 +439,13 @@ class Member:
         lessor = self.applier.lessor
         if not lessor.is_primary:
             return
-        due = lessor.expired(self.now)
+        due, term = lessor.expired(self.now), self.raft.term
         if not due:
             return
 
         def revoke(error: EtcdError | None) -> None:
-            if error is None and lessor.is_primary:
+            # A leadership that was lost and won again gave every lease a new full TTL (LSE-21).
+            if error is None and lessor.is_primary and self.raft.term == term:
                 for lease_id in due:
                     body = rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString()
                     self.propose_as_leader(Kind.LEASE_REVOKE, body)
@@ -454,14 +473,22 @@ class Member:
         self.backend.thaw()
         self.durable, self._frozen = self._frozen, None
         grown = self.durable.index - self._snapshot_index
-        if grown >= self.limits.snapshot_count or (grown and self._logged_bytes > MAX_LOG_BYTES):
-            self._compact_log()
+        if self._logged_bytes > MAX_LOG_BYTES and grown > 0:
+            # Large entries: keep as many as fill a quarter of the limit, however few those are.
+            keep = MAX_LOG_BYTES // 4 * grown // self._logged_bytes
+            self._compact_log(min(keep, self.limits.snapshot_catchup_entries))
+        elif grown >= self.limits.snapshot_count and not self._follower_catches_up():
+            self._compact_log(self.limits.snapshot_catchup_entries)
 
-    def _compact_log(self) -> None:
+    def _follower_catches_up(self) -> bool:
+        """A snapshot is on its way or just arrived: what follows it in the log is still needed."""
+        return bool(self._sending) or self.now < self._catch_up_until
+
+    def _compact_log(self, keep: int) -> None:
         durable = self.durable
         self._snapshot_index = durable.index
         self._logged_bytes = 0
-        keep_from = durable.index - self.limits.snapshot_catchup_entries
+        keep_from = durable.index - keep
         if keep_from > self.raft.first_index:
             self.raft.compact(keep_from)
             self._log.release(keep_from)
@@ -500,5 +527,8 @@ class Member:
         """Answer everything that waits: the server is stopping (RFT-07)."""
         self._stopped = True
         self.reads.stop(STOPPED)
+        physical, self._physical = self._physical, []
+        for done in physical:
+            done(STOPPED)
         for request_id in list(self._waiters):
             self._fail(request_id, STOPPED)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from kvstore.errors import (
     BAD_LEADER_TRANSFEREE,
+    LEADER_CHANGED,
     LEADER_TRANSFER_TIMEOUT,
     NO_LEADER,
     NOT_LEADER,
@@ -31,9 +32,12 @@ Result = TypeVar("Result")
 Send = Callable[[list[bytes]], Awaitable[None]]
 
 
-async def drive(steps: Steps[Result]) -> Result:
+async def drive(core: Core, steps: Steps[Result]) -> Result:
     """Run a long read in slices between which the event loop runs."""
+    installs = core.installs
     while True:
+        if core.installs != installs:
+            raise LEADER_CHANGED  # a snapshot replaced what was being read; try again
         try:
             next(steps)
         except StopIteration as end:
@@ -87,7 +91,7 @@ class MaintenanceService:
 
     async def hash_kv(self, call: Call, request: rpc_pb2.HashKVRequest) -> bytes:
         core = self._core
-        found = await drive(hash_kv_steps(core.store, request.revision))
+        found = await drive(core, hash_kv_steps(core.store, request.revision))
         response = rpc_pb2.HashKVResponse(
             hash=found.hash,
             compact_revision=found.compact_revision,
@@ -98,7 +102,7 @@ class MaintenanceService:
     async def hash(self, call: Call, request: rpc_pb2.HashRequest) -> bytes:
         """The key-value part stands for the whole: a test aid, equal on equal members (MNT-19)."""
         core = self._core
-        found = await drive(hash_kv_steps(core.store, 0))
+        found = await drive(core, hash_kv_steps(core.store, 0))
         response = rpc_pb2.HashResponse(hash=found.hash)
         return core.header(core.store.revision) + response.SerializeToString()
 
@@ -146,7 +150,7 @@ class HealthService:
     async def watch(
         self, call: Call, requests: AsyncIterator[health_pb2.HealthCheckRequest], send: Send
     ) -> None:
-        """Say the state once and keep the stream: only the server's stop changes it, and ends it."""
+        """Say the state once and keep the stream: only the server's stop changes it."""
         async for request in requests:
             await send([self.check(call, request)])
         await asyncio.get_running_loop().create_future()

@@ -40,6 +40,8 @@ class Core:
     """Size of the backend as of its last commit."""
     request_timeout_s: float
     election_s: float
+    installs: int = 0
+    """Snapshots installed so far: a read in slices must not go on across one."""
 
     def header(self, revision: int) -> bytes:
         """Return the header field of a response that is made outside the log."""
@@ -60,6 +62,12 @@ class Core:
         """Replicate a request; the future yields the encoded response once applied here."""
         future: asyncio.Future[bytes] = self.loop.create_future()
         self.member.propose(kind, body, partial(_resolve, future))
+        return future
+
+    def compacted(self) -> asyncio.Future[bytes]:
+        """Return a future that is done when no physical compaction is under way here (CMP-07)."""
+        future: asyncio.Future[bytes] = self.loop.create_future()
+        self.member.wait_compacted(partial(_resolve, future))
         return future
 
     def fresh(self) -> asyncio.Future[None]:

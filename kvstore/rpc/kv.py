@@ -17,7 +17,7 @@ from kvstore.apply.kv import (
     range_body_steps,
 )
 from kvstore.apply.txn import is_read_only_txn, is_serializable_txn, read_only_txn_body
-from kvstore.errors import EtcdError
+from kvstore.errors import LEADER_CHANGED, EtcdError
 from kvstore.mvcc.steps import Steps
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
@@ -99,11 +99,7 @@ class KVService:
         except EtcdError as error:
             failure = error
         if request.physical:
-            done: asyncio.Future[None] = core.loop.create_future()
-            core.member.wait_compacted(
-                lambda _: None if done.done() else done.set_result(None), b""
-            )
-            await done
+            await core.compacted()
         if failure is not None:
             raise failure
         return response
@@ -120,8 +116,11 @@ class KVService:
         return self._run_on(steps)
 
     async def _run_on(self, steps: Steps[Body]) -> bytes:
+        installs = self._core.installs
         while True:
             await asyncio.sleep(0)
+            if self._core.installs != installs:
+                raise LEADER_CHANGED  # a snapshot replaced what was being read; try again
             try:
                 next(steps)
             except StopIteration as end:
@@ -142,6 +141,9 @@ class KVService:
                 answer = self._run(make())
             except EtcdError as failure:
                 future.set_exception(EtcdError(failure.code, failure.message))
+                return
+            except Exception as failure:  # its caller's alone: others wait on the same round
+                future.set_exception(failure)
                 return
             if isinstance(answer, bytes):
                 future.set_result(answer)

@@ -79,9 +79,8 @@ def position_of(path: Path) -> SnapshotMeta:
         applied = load_applied(backend)
     finally:
         backend.close()
-    if applied is None:
-        raise StorageError(f"{path} has no position in the log")
-    return applied
+        Path(f"{path}-lock").unlink(missing_ok=True)
+    return applied or SnapshotMeta()
 
 
 def open_state(config: Config) -> State:
@@ -110,6 +109,13 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
         )
     verify_bootstrap(config)
     initial = dict(config.initial_cluster)
+    path = snap_dir / "db"
+    if path.exists() and position_of(path).index > 0:
+        # A first start that was cut short leaves a backend at index 0 only.
+        raise DataDirError(
+            f"{path} holds data, but its log is missing in {wal_dir}: was another --wal-dir used,"
+            " or is its disk not mounted?"
+        )
     for name in os.listdir(snap_dir):
         os.unlink(snap_dir / name)
     backend = LmdbBackend(str(snap_dir / "db"))

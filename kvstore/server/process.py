@@ -19,6 +19,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,7 +41,8 @@ from kvstore.server.app import build_app
 from kvstore.server.config import Config, ConfigError
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
-from kvstore.storage.errors import StorageError
+from kvstore.storage.errors import SnapshotRejected, StorageError
+from kvstore.storage.lmdb_backend import check_file
 from kvstore.storage.snapshot_file import IncomingSnapshot
 from kvstore.storage.wal_writer import WalWriter
 from kvstore.version import CLUSTER_VERSION
@@ -68,7 +71,9 @@ class Server:
         self.stopping = asyncio.Event()
         self.exit_code = 0
         self.random = random.Random()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._copies = count()
+        self._receiving = asyncio.Lock()
         self._listeners: list[Listener] = []
         self._serving = False
         self._commit_due = asyncio.Event()
@@ -166,7 +171,15 @@ class Server:
         self.leases = LeaseService(self.core, self.guard)
 
     def _soon(self, work: Callable[[], None]) -> None:
-        self.loop.call_soon(work)
+        self.loop.call_soon(self._run_core, work)
+
+    def _run_core(self, work: Callable[[], None]) -> None:
+        """Run a part of the member core. An exception there leaves entries half-applied, and
+        going on would acknowledge writes on top of it: the process ends and replays the log."""
+        try:
+            work()
+        except Exception as error:
+            self._fatal(error)
 
     def _restore_leases(self) -> None:
         dangling = self.lessor.restore(self.store.take_attachments())
@@ -276,7 +289,8 @@ class Server:
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(self._guarded(work))
-        self._tasks.append(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         """A background task that fails must not fail silently."""
@@ -364,7 +378,8 @@ class Server:
     # What the transport tells (PeerHandler).
 
     def receive(self, message: Message) -> None:
-        self.member.receive(message)
+        self.member.now = self.loop.time()
+        self._run_core(partial(self.member.receive, message))
 
     def unreachable(self, peer: int) -> None:
         self.member.unreachable(peer)
@@ -381,30 +396,45 @@ class Server:
     async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None:
         """Store an incoming snapshot, verify it, and hand its message to Raft."""
         assert message.snapshot is not None
-        path = datadir.received_snapshot(self.state.snap_dir, message.snapshot.index)
+        async with self._receiving:
+            self._remove_received(self.member.applied_index)
+            await self._store_snapshot(message.snapshot, chunks)
+            self.receive(message)
+
+    async def _store_snapshot(self, meta: SnapshotMeta, chunks: SnapshotReader) -> None:
+        path = datadir.received_snapshot(self.state.snap_dir, meta.index)
+        in_thread = partial(self.loop.run_in_executor, None)
         incoming = IncomingSnapshot(path, chunks.size)
         try:
             while chunk := await chunks.read():
-                await self.loop.run_in_executor(None, incoming.write, chunk)
-            digest = await chunks.digest()
-            await self.loop.run_in_executor(None, incoming.finish, digest)
-            await self.loop.run_in_executor(None, incoming.install)
+                await in_thread(incoming.write, chunk)
+            await in_thread(incoming.finish, await chunks.digest())
+            await in_thread(incoming.install)
         finally:
             incoming.discard()
-        self.member.receive(message)
+        await in_thread(check_file, str(path))
+        position = await in_thread(datadir.position_of, path)
+        if position != meta:
+            raise SnapshotRejected(str(path), f"it is at {position}, announced as {meta}")
+
+    def _remove_received(self, index: int) -> None:
+        """Remove received snapshots up to an index: declined, or installed already."""
+        for path in self.state.snap_dir.glob("*.snap"):
+            if int(path.stem, 16) <= index:
+                path.unlink()
 
     # What the member core wants done (LogWriter's report, Snapshots).
 
     def _persisted(self, token: int) -> None:
-        self.member.persisted(token)
+        self.member.now = self.loop.time()
+        self._run_core(partial(self.member.persisted, token))
 
     def send(self, message: Message) -> None:
         """Make a copy of the backend and stream it."""
         self._spawn(self._send_snapshot(message))
 
     async def _send_snapshot(self, message: Message) -> None:
-        path = self.state.snap_dir / f"to-{message.to:x}.copy"
-        path.unlink(missing_ok=True)
+        path = self.state.snap_dir / f"to-{message.to:x}-{next(self._copies)}.copy"
         try:
             await self._commit()
             # On the backend's thread, so that no commit comes between the copy and its position.
@@ -435,6 +465,8 @@ class Server:
         self._restore_leases()
         self.state.cluster.restore(self.state.backend)
         self.hub.restored()
+        self.core.installs += 1
+        self._remove_received(meta.index)
 
     def _leader_changed(self) -> None:
         raft = self.member.raft

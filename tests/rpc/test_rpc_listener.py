@@ -247,7 +247,7 @@ def test_stop_gives_up_on_a_handler_that_resists(caplog: pytest.LogCaptureFixtur
         released.set()
         writer.close()
         # The loop must outlive what h2corn left behind, which offers nothing to wait for.
-        while listener._server.releasing:  # noqa: ASYNC110
+        while listener._server.releasing:
             await asyncio.sleep(0)
 
     asyncio.run(story())

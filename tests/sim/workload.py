@@ -297,7 +297,7 @@ class Client:
             checks.count("compaction")
             if physical:
                 checks.removals[(node.name, node.process.life, asked, self.name)] = revision
-                node.member.wait_compacted(removed, b"")
+                node.member.wait_compacted(removed)
                 return ""
             return f"compacted {revision}"
 
