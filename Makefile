@@ -7,10 +7,11 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster test lint format proto sim bench clean
+.PHONY: help cluster tools test lint format proto sim bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
+	@echo "make tools     etcdctl and the test tools, into .venv/bin"
 	@echo "make test      lint, types and all tests (ARGS='tests/raft -k vote')"
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make format    let ruff lay the code out"
@@ -35,6 +36,8 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/created
 
 cluster: $(VENV)/installed
 	@exec $(BIN)/kvstore local $(ARGS)
+
+tools: $(VENV)/installed-test
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
