@@ -6,11 +6,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from kvstore.errors import NO_LEADER, EtcdError
+from kvstore.errors import NO_LEADER, Code, EtcdError
 from kvstore.peer import codec
 from kvstore.peer.transport import PeerTransport, SnapshotReader
 from raft import NORMAL, Message, MessageKind, SnapshotMeta
@@ -47,6 +48,10 @@ class Recorder:
     async def handle_call(self, method: int, payload: bytes) -> bytes:
         if method == 9:
             raise NO_LEADER
+        if method == 8:
+            raise ZeroDivisionError
+        if method == 7:
+            await asyncio.get_running_loop().create_future()
         return b"%d:" % method + payload
 
     async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None:
@@ -135,6 +140,30 @@ def test_calls_are_answered_and_errors_keep_code_and_text() -> None:
             assert (raised.value.code, raised.value.message) == (NO_LEADER.code, NO_LEADER.message)
             with pytest.raises(ConnectionError):
                 await first.transport.call(77, 1, b"", 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_fails_with_the_connection_it_waits_on() -> None:
+    async def scenario() -> None:
+        async for first, second in connected():
+            call = asyncio.ensure_future(first.transport.call(2, 7, b"", 60))
+            tasks = second.transport._tasks
+            await until(partial(bool, tasks))
+            await second.transport.close()
+            async with asyncio.timeout(10):
+                with pytest.raises(ConnectionError):
+                    await call
+
+    asyncio.run(scenario())
+
+
+def test_a_call_whose_handler_breaks_is_answered() -> None:
+    async def scenario() -> None:
+        async for first, _second in connected():
+            with pytest.raises(EtcdError, match="ZeroDivisionError") as raised:
+                await first.transport.call(2, 8, b"", 5)
+            assert raised.value.code == Code.INTERNAL
 
     asyncio.run(scenario())
 

@@ -81,12 +81,19 @@ def test_a_message_for_another_or_from_oneself_is_ignored() -> None:
 
 @pytest.mark.parametrize("kind", [K.APPEND_RESPONSE, K.HEARTBEAT_RESPONSE, K.PROPOSE, K.READ_INDEX])
 def test_a_stranger_neither_commits_nor_proposes_nor_reads(kind: MessageKind) -> None:
-    leader = elected(make())
-    leader.read_index(1)
+    leader = elected(make(voters=(1,)))  # Which needs nobody else to commit or to read.
+    settle(leader)
     entry = [(0, 0, b"x")]
     term = 0 if kind in (K.PROPOSE, K.READ_INDEX) else leader.term
     leader.step(Message(kind, 1, 9, term, index=1, context=1, entries=entry))
-    assert (leader.last_index, leader.commit_index, settle(leader)) == (1, 0, [])
+    assert (leader.last_index, leader.has_ready(), settle(leader)) == (1, False, [])
+
+
+def test_a_strangers_acknowledgements_do_not_count() -> None:
+    leader = elected(make())
+    for stranger in (7, 8, 9):
+        ack(leader, stranger)
+    assert leader.commit_index == 0
 
 
 def test_votes_of_strangers_do_not_count() -> None:
