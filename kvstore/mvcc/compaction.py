@@ -25,9 +25,8 @@ NEVER = -1
 
 META_SCHEDULED = b"mvcc.scheduled_compact_revision"
 META_FINISHED = b"mvcc.finished_compact_revision"
-META_REVISION = b"mvcc.revision"
-"""META keys; values are int64 big-endian. META_REVISION is the store's revision when the newest
-compaction was scheduled: the newest revisions may all be tombstones that it removes (CMP-09)."""
+"""META keys; values are int64 big-endian. The scheduled one also keeps the store's revision from
+going back when the newest revisions were all tombstones that the compaction removed (CMP-09)."""
 
 _INT64 = struct.Struct(">q")
 

@@ -66,9 +66,7 @@ def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
             scanned = list(islice(store.backend.scan(REVISIONS, cursor, end), SLICE_KEYS))
             pieces: list[bytes] = []
             for stored, value in scanned:
-                if decode_revision_key(stored)[0] > compact or _kept(
-                    store, stored, value, compact, keep_at
-                ):
+                if decode_revision_key(stored)[0] > compact or _kept(store, stored, value, keep_at):
                     pieces += _hashed(stored, value)
             crc = crc32c(crc, b"".join(pieces))
             if len(scanned) < SLICE_KEYS:
@@ -90,10 +88,8 @@ def _any_key(store: Store, at: int) -> Steps[bool]:
     return False
 
 
-def _kept(store: Store, stored: bytes, value: bytes, compact: int, keep_at: int) -> bool:
-    """Tell whether a revision at or below the compact revision counts."""
-    if len(stored) == TOMBSTONE_KEY_SIZE:
-        return False
+def _kept(store: Store, stored: bytes, value: bytes, keep_at: int) -> bool:
+    """Tell whether a revision at or below the compact revision counts; a tombstone never does."""
     record = store.index.records.get(key_of(value))
     return record is not None and record.live_at(keep_at) == decode_revision_key(stored)
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from kvstore import errors
 from kvstore.mvcc.compaction import (
     META_FINISHED,
-    META_REVISION,
     META_SCHEDULED,
     NEVER,
     CompactionPass,
@@ -101,8 +100,8 @@ class Store:
         self._pins: dict[int, int] = {}
         self.index = KeyIndex()
         newest = self._load_revisions()
-        stored = load_meta(self.backend, META_REVISION, FIRST_REVISION)
-        self.revision = self.newest = max(newest, stored, self.compact_revision)
+        # Removal never reaches above the compact revision: nothing newer is missing (CMP-09).
+        self.revision = self.newest = max(newest, self.compact_revision, FIRST_REVISION)
         self.index.finish_load(self.revision)
 
     def _load_revisions(self) -> int:
@@ -204,7 +203,6 @@ class Store:
             raise errors.FUTURE_REV
         self.compact_revision = revision
         save_meta(self.backend, META_SCHEDULED, revision)
-        save_meta(self.backend, META_REVISION, self.revision)
 
     def compact_step(self, limit: int) -> bool:
         """Remove up to about `limit` compacted revisions; return whether there is more to do.

@@ -109,13 +109,13 @@ class Cluster:
         self.reads: dict[int, int] = {}
         self.reads_served = 0
         self.proposed = 0
-        self.settings = {"election_tick": 4, **settings}
+        settings = {"election_tick": 4, **settings}
         self.members: dict[int, Member] = {}
         for member in range(1, voters + spares + 1):
             first = member <= voters
             self.members[member] = Member(
                 member,
-                Config(id=member, **self.settings),  # type: ignore[arg-type]
+                Config(id=member, **settings),  # type: ignore[arg-type]
                 Disk(HardState(1, 0, 1), SnapshotMeta(1, 1, conf))
                 if first
                 else Disk(HardState(), SnapshotMeta()),
@@ -300,8 +300,8 @@ class Cluster:
         elif not ok and self.random.random() < 0.3:
             sender.raft.report_unreachable(message.to)
 
-    def _send(self, m: Message | Member, message: Message) -> None:
-        assert isinstance(m, Member) and message.from_ == m.id
+    def _send(self, m: Member, message: Message) -> None:
+        assert message.from_ == m.id
         term = message.term
         if message.kind is MessageKind.VOTE:
             assert self.votes.setdefault((m.id, term), m.id) == m.id, "voted twice"
@@ -422,7 +422,7 @@ class Cluster:
         self.heal()
         goal: list[bytes] = []
         served = self.reads_served
-        for _ in range(60 * int(str(self.settings["election_tick"]))):
+        for _ in range(60 * self.members[1].config.election_tick):
             for member in self.members:
                 self.tick(member)
             self.run(50)
