@@ -48,7 +48,8 @@ KEEPALIVE_IDLE_S: Final = 30
 KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
 
-_HTTP_SERVER_THREADS: Final = 2
+_HTTP_SERVER_THREADS: Final = 1
+"""The event loop is the bottleneck; a second thread only takes its core away (docs/decisions.md)."""
 
 log = logging.getLogger(__name__)
 
