@@ -49,7 +49,7 @@ KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
 
 _HTTP_SERVER_THREADS: Final = 1
-"""The event loop is the bottleneck; a second thread only takes its core away (docs/decisions.md)."""
+"""The event loop is the bottleneck; a second thread takes its core away (docs/decisions.md)."""
 
 log = logging.getLogger(__name__)
 
