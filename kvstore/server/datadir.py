@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,7 +136,15 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
 
 
 def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:
+    with ExitStack() as opened:
+        state = _check_and_open(config, wal_dir, snap_dir, opened)
+        opened.pop_all()
+    return state
+
+
+def _check_and_open(config: Config, wal_dir: Path, snap_dir: Path, opened: ExitStack) -> State:
     wal, recovered = Wal.open(str(wal_dir))
+    opened.callback(wal.close)
     for note in recovered.notes:
         log.warning("%s", note)
     metadata = _metadata(wal_dir, recovered.metadata)
@@ -143,6 +152,7 @@ def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:
     if not path.exists():
         raise DataDirError(f"{path} is missing, although the log in {wal_dir} belongs to it")
     backend = LmdbBackend(str(path))
+    opened.callback(backend.close)
     applied = load_applied(backend)
     if recovered.snapshot.index > (applied.index if applied else 0):
         # Killed between the log's record of a received snapshot and its installation.
