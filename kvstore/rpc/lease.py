@@ -6,24 +6,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from enum import IntEnum
 
-from kvstore.errors import (
-    LEADER_CHANGED,
-    LEASE_TTL_TOO_LARGE,
-    NO_LEADER,
-    TIMEOUT,
-    EtcdError,
-)
+from kvstore.errors import LEADER_CHANGED, LEASE_TTL_TOO_LARGE, NO_LEADER
 from kvstore.lease.lessor import MAX_TTL_S, RENEW_EXPIRED
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call
+from kvstore.rpc.peer_calls import RETRY_S, PeerCalls, PeerMethod, ask_leader
 from kvstore.rpc.watch import LeaderGuard
-
-RETRY_S = 0.05
-"""Pause before a renewal that met no leader, or an expired lease, is tried again."""
 
 LEASE_COST_BYTES = 64
 """What a lease costs against the quota (MNT-12)."""
@@ -31,19 +22,14 @@ LEASE_COST_BYTES = 64
 Send = Callable[[list[bytes]], Awaitable[None]]
 
 
-class PeerMethod(IntEnum):
-    """Calls between members."""
-
-    LEASE_RENEW = 1
-    LEASE_TIME_TO_LIVE = 2
-
-
 class LeaseService:
     """LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases."""
 
-    def __init__(self, core: Core, guard: LeaderGuard) -> None:
+    def __init__(self, core: Core, guard: LeaderGuard, calls: PeerCalls) -> None:
         self._core = core
         self._guard = guard
+        calls.register(PeerMethod.LEASE_RENEW, self._local_renew)
+        calls.register(PeerMethod.LEASE_TIME_TO_LIVE, self._local_time_to_live)
 
     def grant(self, call: Call, request: rpc_pb2.LeaseGrantRequest) -> Awaitable[bytes]:
         core = self._core
@@ -71,8 +57,11 @@ class LeaseService:
     async def time_to_live(self, call: Call, request: rpc_pb2.LeaseTimeToLiveRequest) -> bytes:
         core = self._core
         core.require_leader(call)
-        body = await self._ask_leader(
-            PeerMethod.LEASE_TIME_TO_LIVE, request.SerializeToString(), self._local_time_to_live
+        body = await ask_leader(
+            core,
+            PeerMethod.LEASE_TIME_TO_LIVE,
+            request.SerializeToString(),
+            self._local_time_to_live,
         )
         return core.header(core.store.revision) + body
 
@@ -99,22 +88,14 @@ class LeaseService:
             # revoked already (LSE-07).
             revision = core.store.revision
             ttl = int(
-                await self._ask_leader(
-                    PeerMethod.LEASE_RENEW, b"%d" % request.ID, self._local_renew
+                await ask_leader(
+                    core, PeerMethod.LEASE_RENEW, b"%d" % request.ID, self._local_renew
                 )
             )
             response = rpc_pb2.LeaseKeepAliveResponse(ID=request.ID, TTL=ttl)
             await send([core.header(revision) + response.SerializeToString()])
 
     # The leader's side.
-
-    async def handle_call(self, method: int, payload: bytes) -> bytes:
-        """Answer another member's call. Raises EtcdError, NO_LEADER when this is not the leader."""
-        if method == PeerMethod.LEASE_RENEW:
-            return await self._local_renew(payload)
-        if method == PeerMethod.LEASE_TIME_TO_LIVE:
-            return await self._local_time_to_live(payload)
-        raise EtcdError(NO_LEADER.code, f"unknown peer call {method}")
 
     async def _local_renew(self, payload: bytes) -> bytes:
         core, lease_id = self._core, int(payload)
@@ -144,28 +125,3 @@ class LeaseService:
             keys=core.lessor.keys(request.ID) if request.keys else (),
         )
         return response.SerializeToString()
-
-    # Finding the leader.
-
-    async def _ask_leader(
-        self, method: PeerMethod, payload: bytes, local: Callable[[bytes], Awaitable[bytes]]
-    ) -> bytes:
-        """Do it here if this is the leader, else ask it, waiting for one to appear (LSE-08)."""
-        core = self._core
-        deadline = core.loop.time() + core.request_timeout_s
-        while True:
-            left = deadline - core.loop.time()
-            if left <= 0:
-                raise TIMEOUT if core.member.raft.leader else NO_LEADER
-            try:
-                if core.member.is_leader:
-                    return await asyncio.wait_for(local(payload), left)
-                leader = core.member.raft.leader
-                if leader:
-                    return await core.peer_call(leader, method, payload, left)
-            except EtcdError as error:
-                if error.message not in (NO_LEADER.message, LEADER_CHANGED.message):
-                    raise
-            except (ConnectionError, TimeoutError):
-                pass
-            await asyncio.sleep(RETRY_S)

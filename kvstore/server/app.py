@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from kvstore.errors import EtcdError
 from kvstore.pb import health_pb2, rpc_pb2
-from kvstore.rpc.admin import ClusterService, HealthService, MaintenanceService
+from kvstore.rpc.cluster import ClusterService
 from kvstore.rpc.grpc import GrpcRouter
+from kvstore.rpc.health import HealthService
 from kvstore.rpc.http import HttpRouter, standard_routes
 from kvstore.rpc.kv import KVService
+from kvstore.rpc.maintenance import MaintenanceService
 from kvstore.rpc.metrics import exposition
 from kvstore.rpc.watch import WatchService
 from kvstore.version import STORAGE_VERSION, VERSION

@@ -35,6 +35,7 @@ from kvstore.peer.transport import PeerTransport, SnapshotReader
 from kvstore.rpc.core import Core
 from kvstore.rpc.lease import LeaseService
 from kvstore.rpc.listener import Listener
+from kvstore.rpc.peer_calls import PeerCalls
 from kvstore.rpc.watch import LeaderGuard
 from kvstore.server import datadir
 from kvstore.server.app import build_app
@@ -168,7 +169,8 @@ class Server:
             election_s=election_s,
         )
         self.guard = LeaderGuard()
-        self.leases = LeaseService(self.core, self.guard)
+        self.calls = PeerCalls()
+        self.leases = LeaseService(self.core, self.guard, self.calls)
 
     def _soon(self, work: Callable[[], None]) -> None:
         self.loop.call_soon(self._run_core, work)
@@ -391,7 +393,7 @@ class Server:
         return peer in self.state.cluster.members
 
     async def handle_call(self, method: int, payload: bytes) -> bytes:
-        return await self.leases.handle_call(method, payload)
+        return await self.calls.handle(method, payload)
 
     async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None:
         """Store an incoming snapshot, verify it, and hand its message to Raft."""

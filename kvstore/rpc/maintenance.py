@@ -1,13 +1,13 @@
-"""The Cluster and Maintenance services and the gRPC health service: what exists so far.
+"""The Maintenance service: what exists so far.
 
-Alarms cannot be raised yet, so ``Alarm`` GET truly answers an empty list; everything not listed in
-``routes`` is answered Unimplemented.
+Alarms cannot be raised yet, so ``Alarm`` GET truly answers an empty list; everything that is not
+registered is answered Unimplemented.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 from kvstore.errors import (
@@ -21,7 +21,7 @@ from kvstore.errors import (
 )
 from kvstore.mvcc.hash import hash_backend_steps, hash_kv_steps
 from kvstore.mvcc.steps import Steps
-from kvstore.pb import health_pb2, rpc_pb2
+from kvstore.pb import rpc_pb2
 from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call
 from kvstore.storage.backend import Backend
@@ -29,7 +29,6 @@ from kvstore.version import STORAGE_VERSION, VERSION
 from raft import ProposalDropped
 
 Result = TypeVar("Result")
-Send = Callable[[list[bytes]], Awaitable[None]]
 
 
 async def drive(core: Core, steps: Steps[Result]) -> Result:
@@ -44,21 +43,6 @@ async def drive(core: Core, steps: Steps[Result]) -> Result:
             result: Result = end.value
             return result
         await asyncio.sleep(0)
-
-
-class ClusterService:
-    """MemberList."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    async def member_list(self, call: Call, request: rpc_pb2.MemberListRequest) -> bytes:
-        core = self._core
-        core.require_leader(call)
-        if request.linearizable:
-            await core.fresh()
-        response = rpc_pb2.MemberListResponse(members=core.cluster.to_pb())
-        return core.header(0) + response.SerializeToString()
 
 
 class MaintenanceService:
@@ -130,27 +114,3 @@ class MaintenanceService:
                 raise LEADER_TRANSFER_TIMEOUT
             await asyncio.sleep(0.01)
         return b""
-
-
-class HealthService:
-    """The standard health service; only the empty service name is known (HTP-07)."""
-
-    def check(self, call: Call, request: health_pb2.HealthCheckRequest) -> bytes:
-        if request.service:
-            raise EtcdError(Code.NOT_FOUND, "unknown service")
-        return health_pb2.HealthCheckResponse(
-            status=health_pb2.HealthCheckResponse.SERVING
-        ).SerializeToString()
-
-    def list(self, call: Call, request: health_pb2.HealthListRequest) -> bytes:
-        response = health_pb2.HealthListResponse()
-        response.statuses[""].status = health_pb2.HealthCheckResponse.SERVING
-        return response.SerializeToString()
-
-    async def watch(
-        self, call: Call, requests: AsyncIterator[health_pb2.HealthCheckRequest], send: Send
-    ) -> None:
-        """Say the state once and keep the stream: only the server's stop changes it."""
-        async for request in requests:
-            await send([self.check(call, request)])
-        await asyncio.get_running_loop().create_future()
