@@ -7,12 +7,13 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test lint format proto sim bench clean
+.PHONY: help cluster tools test conformance lint format proto sim bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
 	@echo "make tools     etcdctl and the test tools, into .venv/bin"
 	@echo "make test      lint, types and all tests (ARGS='tests/raft -k vote')"
+	@echo "make conformance   run all tests and write docs/conformance.md"
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make format    let ruff lay the code out"
 	@echo "make proto     generate kvstore/pb from proto/"
@@ -41,6 +42,9 @@ tools: $(VENV)/installed-test
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+conformance: $(VENV)/installed-test
+	$(BIN)/python -m pytest --conformance $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

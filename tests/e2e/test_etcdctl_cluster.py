@@ -37,6 +37,7 @@ def test_watch_from_a_past_revision_goes_on_live(cluster: Cluster) -> None:
 
 
 def test_watch_on_every_member_sees_writes_of_any_other(cluster: Cluster) -> None:
+    """WCH-30, RFT-08."""
     ok(cluster.etcdctl("put", "w/all/0", "start"))
     start = cluster.revision("w/all/0")
     for number, endpoint in enumerate(cluster.endpoints):
@@ -69,6 +70,7 @@ def test_watch_of_a_range(cluster: Cluster) -> None:
 
 
 def test_watch_progress_notify_reports_the_revision(cluster: Cluster) -> None:
+    """WCH-33."""
     ok(cluster.etcdctl("put", "w/progress", "x"))
     written = cluster.revision("w/progress")
     with cluster.etcdctl_stream("watch", "w/idle", "--progress-notify") as watch:
@@ -78,6 +80,7 @@ def test_watch_progress_notify_reports_the_revision(cluster: Cluster) -> None:
 
 
 def test_interactive_watch_answers_progress(cluster: Cluster) -> None:
+    """OTH-02, WCH-36."""
     ok(cluster.etcdctl("put", "w/i", "x"))
     start = cluster.revision("w/i")
     with cluster.etcdctl_stream("watch", "-i") as watch:
@@ -129,6 +132,7 @@ def test_lease_grant_list_timetolive_and_revoke(cluster: Cluster) -> None:
 
 
 def test_lease_keep_alive_once_through_every_member(cluster: Cluster) -> None:
+    """LSE-08."""
     lease = grant(cluster, 60)
     for endpoint in cluster.endpoints:
         out = ok(cluster.etcdctl("lease", "keep-alive", "--once", lease, endpoints=[endpoint]))
@@ -166,6 +170,7 @@ def test_lease_that_does_not_exist(cluster: Cluster) -> None:
 
 
 def test_compaction_ends_the_past(cluster: Cluster) -> None:
+    """CMP-01, CMP-04, CMP-07."""
     for value in ("one", "two", "three"):
         ok(cluster.etcdctl("put", "compact/a", value))
     last = cluster.revision("compact/a")
@@ -185,6 +190,7 @@ def test_compaction_ends_the_past(cluster: Cluster) -> None:
 
 
 def test_watch_of_a_compacted_revision_is_canceled(cluster: Cluster) -> None:
+    """WCH-14, WCH-15."""
     for value in ("one", "two"):
         ok(cluster.etcdctl("put", "compact/w", value))
     last = cluster.revision("compact/w")
@@ -205,6 +211,7 @@ def test_watch_of_a_compacted_revision_is_canceled(cluster: Cluster) -> None:
 
 
 def test_endpoint_health(cluster: Cluster) -> None:
+    """OTH-01."""
     for flags in ([], ["--cluster"]):
         lines = ok(cluster.etcdctl("endpoint", "health", *flags)).splitlines()
         assert len(lines) == 3
@@ -215,6 +222,7 @@ def test_endpoint_health(cluster: Cluster) -> None:
 
 
 def test_endpoint_status_names_one_leader(cluster: Cluster) -> None:
+    """MNT-01, MNT-02, MNT-04, OTH-04."""
     table = ok(cluster.etcdctl("endpoint", "status", "-w", "table"))
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -239,6 +247,7 @@ def test_endpoint_status_names_one_leader(cluster: Cluster) -> None:
 
 
 def test_endpoint_hashkv_agrees_on_all_members(cluster: Cluster) -> None:
+    """MNT-21."""
     ok(cluster.etcdctl("put", "hash/a", "x"))
     rev = str(cluster.revision("hash/a"))
     for endpoint in cluster.endpoints:  # a linearizable read brings each member up to `rev`
@@ -253,6 +262,7 @@ def test_endpoint_hashkv_agrees_on_all_members(cluster: Cluster) -> None:
 
 
 def test_member_list(cluster: Cluster) -> None:
+    """CLU-01, CLU-16."""
     lines = ok(cluster.etcdctl("member", "list")).splitlines()
     seen = {}
     for line in lines:
@@ -277,7 +287,7 @@ LOAD_VALUE_BYTES = 1024
 
 
 def test_small_load_like_check_perf(cluster: Cluster) -> None:
-    """As ``etcdctl check perf`` (which always takes a minute): every put answered, all there."""
+    """JEP-04: as ``etcdctl check perf`` (which takes a minute): all answered, all there."""
     value = b"x" * LOAD_VALUE_BYTES
 
     def run(number: int) -> list[int]:

@@ -93,6 +93,7 @@ def assert_nothing_lost(cluster: Cluster, acknowledged: Acknowledged) -> None:
 
 
 def test_writes_go_on_after_the_leader_is_killed(tmp_path: Path) -> None:
+    """RFT-09, RFT-10, KUB-30."""
     with three_members(tmp_path) as cluster:
 
         async def story() -> Acknowledged:
@@ -113,6 +114,7 @@ def test_writes_go_on_after_the_leader_is_killed(tmp_path: Path) -> None:
 
 
 def test_killing_all_members_under_load_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """RFT-09, RFT-10, JEP-11, JEP-12."""
     with three_members(tmp_path) as cluster:
 
         async def story() -> Acknowledged:
@@ -152,6 +154,7 @@ def metric(cluster: Cluster, i: int, name: str) -> float:
 
 
 def test_member_away_for_50000_writes_catches_up_by_a_snapshot(tmp_path: Path) -> None:
+    """JEP-12."""
     with three_members(tmp_path, f"--snapshot-count={SNAPSHOT_COUNT}") as cluster:
         away = cluster.followers()[0]
         cluster.terminate(away)
@@ -188,7 +191,7 @@ SLOW_ELECTION_SECONDS = 12
 
 
 def test_stopping_the_leader_hands_leadership_over(tmp_path: Path) -> None:
-    """The election time-out is so long that only a transfer explains writes soon after SIGTERM."""
+    """MNT-30, KUB-30: with this election time-out only a transfer explains writes so soon."""
     slow = f"--election-timeout={SLOW_ELECTION_SECONDS * 1000}"
     with Cluster(3, tmp_path, extra_flags=[slow, "--heartbeat-interval=200"]) as cluster:
         cluster.start_all(timeout=60)
@@ -212,6 +215,7 @@ def test_stopping_the_leader_hands_leadership_over(tmp_path: Path) -> None:
 
 
 def test_linearizable_reads_on_every_member_see_every_acknowledged_write(tmp_path: Path) -> None:
+    """RFT-01, RNG-28."""
     with three_members(tmp_path) as cluster:
         for i in range(150):
             revision = cluster.client(i % 3).put(b"fresh", b"%d" % i).header.revision
@@ -222,6 +226,7 @@ def test_linearizable_reads_on_every_member_see_every_acknowledged_write(tmp_pat
 
 
 def test_without_quorum_only_serializable_reads_are_answered(tmp_path: Path) -> None:
+    """RNG-26, RFT-12, RFT-23."""
     with three_members(tmp_path) as cluster:
         cluster.client(0).put(b"kept", b"yes")
         cluster.client(2).get(b"kept")  # a linearizable read: member 2 has it now
@@ -248,6 +253,7 @@ def test_without_quorum_only_serializable_reads_are_answered(tmp_path: Path) -> 
 
 
 def test_leader_that_was_frozen_serves_no_stale_linearizable_read(tmp_path: Path) -> None:
+    """JEP-15, RFT-12."""
     with three_members(tmp_path) as cluster:
         cluster.client(0).put(b"stale", b"old")
         old = cluster.leader()
@@ -276,6 +282,7 @@ def test_leader_that_was_frozen_serves_no_stale_linearizable_read(tmp_path: Path
 
 
 def test_watch_across_a_leader_kill_sees_every_event_once_in_order(tmp_path: Path) -> None:
+    """WCH-22, WCH-50, JEP-08."""
     with three_members(tmp_path) as cluster:
         leader = cluster.leader()
         watched = cluster.followers()

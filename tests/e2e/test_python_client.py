@@ -105,6 +105,8 @@ def test_transactions_take_one_branch(cluster: Cluster) -> None:
 
 
 def test_lock_is_held_by_one(cluster: Cluster) -> None:
+    """CON-18."""
+
     async def story(client: aetcd.Client) -> None:
         first, second = client.lock(b"aetcd/lock", ttl=30), client.lock(b"aetcd/lock", ttl=30)
         assert await first.acquire(timeout=5)

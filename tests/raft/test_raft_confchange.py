@@ -239,6 +239,7 @@ def test_no_campaign_while_a_committed_change_waits_to_be_applied() -> None:
 
 
 def test_learners_and_outsiders_do_not_campaign_but_learn_that_the_leader_is_gone() -> None:
+    """CLU-14."""
     learner = make(4, conf=ConfState((1, 2, 3), learners=(4,)), term=1)
     learner.step(Message(K.HEARTBEAT, 4, 1, term=1))
     learner.campaign()
@@ -249,6 +250,7 @@ def test_learners_and_outsiders_do_not_campaign_but_learn_that_the_leader_is_gon
 
 
 def test_a_learners_acknowledgement_commits_nothing() -> None:
+    """CLU-14."""
     leader = elected(make(conf=ConfState((1, 2, 3), learners=(4, 5))))
     ack(leader, 4)
     ack(leader, 5)

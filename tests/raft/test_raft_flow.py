@@ -179,6 +179,7 @@ def test_max_uncommitted_bytes_bounds_what_a_follower_gathers_to_forward() -> No
 
 
 def test_a_follower_forwards_proposals_gathered_and_split_by_message_size() -> None:
+    """RFT-08."""
     follower = make(2, term=1, max_message_bytes=50)
     follower.step(Message(K.HEARTBEAT, 2, 1, 1))
     settle(follower)

@@ -518,7 +518,8 @@ def test_8_a_leader_begins_its_term_with_an_empty_entry() -> None:
 
 def test_8_a_read_waits_until_the_leader_has_committed_in_its_term() -> None:
     """ "The Leader Completeness Property guarantees that a leader has all committed entries, but
-    at the start of its term, it may not know which those are." """
+    at the start of its term, it may not know which those are."
+    RFT-01."""
     leader = elected(make(log=(1, 1)))
     leader.read_index(7)
     assert settle(leader) == []

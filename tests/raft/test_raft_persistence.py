@@ -22,6 +22,7 @@ def test_a_leaders_appends_leave_before_its_own_write_is_done() -> None:
 
 
 def test_followers_alone_can_commit_but_nothing_is_applied_before_it_is_durable_here() -> None:
+    """RFT-09, RFT-10."""
     leader = elected(make())
     leader.propose([b"a"])
     token = leader.ready().token

@@ -72,6 +72,7 @@ def test_3_10_another_target_replaces_the_first_and_oneself_ends_the_transfer() 
 
 @pytest.mark.parametrize("target", [4, 9])
 def test_3_10_only_a_voter_can_be_given_leadership(target: int) -> None:
+    """CLU-14, MNT-28."""
     leader = elected(make(conf=ConfState((1, 2, 3), learners=(4,))))
     with pytest.raises(ProposalDropped) as refusal:
         leader.transfer_leadership(target)
@@ -149,6 +150,7 @@ def test_4_2_3_a_removed_member_does_not_disturb() -> None:
 
 
 def test_6_2_a_leader_that_hears_no_quorum_steps_down() -> None:
+    """RFT-12."""
     leader = elected(make(check_quorum=True))
     for _ in range(ELECTION_TICK):
         leader.tick()
@@ -189,6 +191,7 @@ def test_6_2_a_member_with_a_later_term_can_come_back() -> None:
 
 
 def test_6_4_a_read_needs_a_heartbeat_round_that_left_after_it() -> None:
+    """RFT-02."""
     leader = elected(make())
     ack(leader, 2)
     leader.tick()
@@ -202,6 +205,7 @@ def test_6_4_a_read_needs_a_heartbeat_round_that_left_after_it() -> None:
 
 
 def test_6_4_reads_that_arrive_together_share_a_round() -> None:
+    """RFT-02."""
     leader = elected(make())
     ack(leader, 2)
     for context in (1, 2, 3):
@@ -262,6 +266,7 @@ def test_6_4_the_only_voter_reads_at_once() -> None:
 
 
 def test_6_4_a_lost_round_is_made_good_by_the_next_heartbeat() -> None:
+    """RFT-03."""
     leader = elected(make())
     ack(leader, 2)
     leader.read_index(1)
@@ -313,6 +318,7 @@ def test_6_4_an_answer_from_before_a_restart_finds_nobody_waiting() -> None:
 
 
 def test_6_4_a_followers_reads_are_dropped_when_the_leader_changes() -> None:
+    """RFT-04."""
     follower, request = _reading_follower()
     follower.step(Message(K.HEARTBEAT, 2, 3, term=2))
     follower.step(Message(K.READ_INDEX_RESPONSE, 2, 3, 2, index=6, context=request.context))
@@ -320,6 +326,7 @@ def test_6_4_a_followers_reads_are_dropped_when_the_leader_changes() -> None:
 
 
 def test_6_4_a_leader_cut_off_serves_no_stale_read() -> None:
+    """RFT-01, JEP-15."""
     cluster = Cluster(3, check_quorum=False)
     cluster.elect(1)
     cluster.partition({1})
@@ -340,6 +347,7 @@ def test_6_4_a_leader_cut_off_serves_no_stale_read() -> None:
 
 
 def test_9_6_a_pre_vote_changes_no_term_and_no_vote_on_either_side() -> None:
+    """RFT-12."""
     candidate = make(1, term=4, pre_vote=True)
     candidate.campaign()
     requests = settle(candidate)

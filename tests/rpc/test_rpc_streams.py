@@ -51,6 +51,7 @@ def test_large_messages_travel_both_ways_unchanged(client: RawClient) -> None:
 def test_a_half_close_ends_the_requests_but_not_the_call(
     server: Running, client: RawClient
 ) -> None:
+    """WCH-46."""
     stream = client.open("stream_watch")
     client.data(stream, frame(put(b"before")), end=True)
     server.await_seen("half-closed")
@@ -172,6 +173,7 @@ def test_a_cancelled_call_of_a_grpc_client_cancels_the_handler(
 
 
 def test_a_stopping_server_ends_open_streams_and_refuses_new_calls() -> None:
+    """WCH-50, RFT-07."""
     with Running() as server:
         client = RawClient(server.port)
         stream = client.open("stream_hang")

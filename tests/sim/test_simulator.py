@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_promises_hold_under_faults(sim_seed: int) -> None:
+    """JEP-01, 02, 04..09, 11 and 13, RFT-09..11, RFT-21, LSE-20, WCH-22: what the checks look at
+    all the time. Requests refused for certain never show, old revisions read as replayed."""
     outcome = run(sim_seed)
     assert outcome.counts["put"] > 0
     assert outcome.counts["linearizable read"] > 0

@@ -28,6 +28,7 @@ def run_and_kill(kind, path, reports):
 
 
 def test_a_killed_process_loses_no_acknowledged_entry(tmp_path):
+    """RFT-10."""
     path = tmp_path / "wal"
     for kill in range(KILLS):
         acknowledged = run_and_kill("wal", path, 1 + 17 * kill)
