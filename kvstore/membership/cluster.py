@@ -49,7 +49,13 @@ class Cluster:
     def bootstrap(
         cls, backend: Backend, initial: Mapping[str, tuple[str, ...]], token: str
     ) -> Cluster:
-        """Write the first member list of a new cluster: name -> peer URLs, from the flags."""
+        """Write the first member list of a new cluster: name -> peer URLs, from the flags.
+
+        A member list that the backend holds (it is a snapshot of another cluster) is dropped.
+        """
+        for key, _ in backend.scan(MEMBERS, b"", None):
+            backend.delete(MEMBERS, key)
+        backend.delete(META, _CLUSTER_VERSION)
         infos = [MemberInfo(compute_member_id(urls, token), "", urls) for urls in initial.values()]
         cluster = cls(backend, compute_cluster_id(info.id for info in infos))
         backend.put(META, _CLUSTER_ID, cluster.cluster_id.to_bytes(8, "big"))

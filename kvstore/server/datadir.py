@@ -19,13 +19,15 @@ from pathlib import Path
 
 from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
+from kvstore.node.bootstrap import FIRST_HARD_STATE, FIRST_INDEX, first_position
 from kvstore.node.member import load_applied, store_applied
 from kvstore.server.config import Config, verify_bootstrap
+from kvstore.storage.backend import REVISIONS
 from kvstore.storage.errors import StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.snapshot_file import remove_partial
 from kvstore.storage.wal import Recovered, Wal
-from raft import ConfState, SnapshotMeta
+from raft import SnapshotMeta
 
 log = logging.getLogger("server")
 
@@ -102,6 +104,39 @@ def open_state(config: Config) -> State:
         raise DataDirError(f"data directory {config.data_dir}: {error}") from error
 
 
+def create_member(wal_dir: Path, backend: LmdbBackend, cluster: Cluster, member_id: int) -> None:
+    """Make the state of one member of a new cluster durable: the backend, then the log.
+
+    The backend is to be the ``db`` of the member's ``snap`` directory and holds the cluster
+    (`Cluster.bootstrap`) and, when a snapshot is restored, the data; an older position in it is
+    replaced. All members of the cluster must be given the same data. When this returns, the server
+    starts from the two directories as from those of a stopped member.
+
+    Args:
+        wal_dir: where to make the log; must hold none.
+        cluster: its members all become voters.
+        member_id: one of them.
+
+    Raises:
+        StorageError: the log exists, or the disk refuses.
+    """
+    position = first_position(cluster.members)
+    store_applied(backend, position)
+    backend.commit()
+    metadata = {
+        "version": FORMAT_VERSION,
+        "member_id": member_id,
+        "cluster_id": cluster.cluster_id,
+    }
+    wal = Wal.create(
+        str(wal_dir),
+        json.dumps(metadata).encode(),
+        hard_state=FIRST_HARD_STATE,
+        snapshot=position,
+    )
+    wal.close()
+
+
 def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
     if config.initial_cluster_state != "new":
         raise DataDirError(
@@ -110,29 +145,37 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
         )
     verify_bootstrap(config)
     initial = dict(config.initial_cluster)
-    path = snap_dir / "db"
-    if path.exists() and position_of(path).index > 0:
-        # A first start that was cut short leaves a backend at index 0 only.
-        raise DataDirError(
-            f"{path} holds data, but its log is missing in {wal_dir}: was another --wal-dir used,"
-            " or is its disk not mounted?"
-        )
+    _refuse_orphan(wal_dir, snap_dir / "db")
     for name in os.listdir(snap_dir):
         os.unlink(snap_dir / name)
     backend = LmdbBackend(str(snap_dir / "db"))
     cluster = Cluster.bootstrap(backend, initial, config.initial_cluster_token)
     member_id = compute_member_id(initial[config.name], config.initial_cluster_token)
-    applied = SnapshotMeta(0, 0, ConfState(voters=tuple(sorted(cluster.members))))
-    store_applied(backend, applied)
-    backend.commit()
-    metadata = {
-        "version": FORMAT_VERSION,
-        "member_id": member_id,
-        "cluster_id": cluster.cluster_id,
-    }
-    Wal.create(str(wal_dir), json.dumps(metadata).encode()).close()
+    create_member(wal_dir, backend, cluster, member_id)
     wal, recovered = Wal.open(str(wal_dir))
+    applied = first_position(cluster.members)
     return State(member_id, cluster, backend, snap_dir, wal, recovered, applied, True)
+
+
+def _refuse_orphan(wal_dir: Path, path: Path) -> None:
+    """Refuse a backend that has been used but has no log: beginning again would wipe it.
+
+    A first start that was cut short leaves a backend at its first index, and without data.
+    """
+    if not path.exists():
+        return
+    backend = LmdbBackend(str(path))
+    try:
+        applied = load_applied(backend) or SnapshotMeta()
+        used = applied.index > FIRST_INDEX or any(backend.scan(REVISIONS, b"", None))
+    finally:
+        backend.close()
+        Path(f"{path}-lock").unlink(missing_ok=True)
+    if used:
+        raise DataDirError(
+            f"{path} holds data, but its log is missing in {wal_dir}: was another --wal-dir used,"
+            " or is its disk not mounted?"
+        )
 
 
 def _reopen(config: Config, wal_dir: Path, snap_dir: Path) -> State:

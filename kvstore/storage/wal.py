@@ -53,6 +53,7 @@ from kvstore.storage.wal_replay import (
     replay,
     segment_name,
 )
+from raft import HardState, SnapshotMeta
 
 __all__ = ["Appended", "Batch", "Recovered", "Wal"]
 
@@ -69,6 +70,8 @@ MAX_PAYLOAD_BYTES = 1 << 30
 _TEMPORARY = ".tmp"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.wal")
 _ZEROS = bytes(ZERO_AHEAD_BYTES)
+_NEW = HardState()
+_EMPTY = SnapshotMeta()
 
 
 class Appended(NamedTuple):
@@ -122,18 +125,27 @@ class Wal:
         directory: str | os.PathLike[str],
         metadata: bytes,
         *,
+        hard_state: HardState = _NEW,
+        snapshot: SnapshotMeta = _EMPTY,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> Wal:
         """Create a log (and its directory); durable on return. `metadata` comes back at each open.
 
+        The log begins behind `snapshot`, as if that had been installed, and with `hard_state`,
+        whose commit index it must hold (`ValueError` else).
         Raises `WalExists`, `WalLocked`, `WalFailed`.
         """
+        if hard_state.commit > snapshot.index:
+            raise ValueError(
+                f"commit index {hard_state.commit}, but no entry after {snapshot.index}"
+            )
         path = os.fspath(directory)
         try:
             make_directory(path)
         except OSError as error:
             raise WalFailed("mkdir", path, error.strerror) from error
-        wal = cls(path, _lock_directory(path), metadata, segment_bytes, LogState())
+        start = LogState(hard_state, snapshot.conf_state, snapshot.index, snapshot.term)
+        wal = cls(path, _lock_directory(path), metadata, segment_bytes, start)
         try:
             if _segment_names(path):
                 raise WalExists(path)

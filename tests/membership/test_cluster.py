@@ -55,3 +55,15 @@ def test_publication_of_an_unknown_member_changes_nothing() -> None:
 
 def test_an_empty_backend_holds_no_cluster() -> None:
     assert Cluster.load(MemoryBackend()) is None
+
+
+def test_a_new_cluster_forgets_the_members_of_a_restored_one() -> None:
+    backend = MemoryBackend()
+    old = Cluster.bootstrap(backend, THREE, "old")
+    old.set_version("3.6.0")
+    backend.commit()
+    Cluster.bootstrap(backend, {"new": ("http://127.0.0.1:1",)}, "new")
+    restored = Cluster.load(backend)
+    assert restored is not None
+    assert [info.peer_urls for info in restored.members.values()] == [("http://127.0.0.1:1",)]
+    assert restored.version == ""

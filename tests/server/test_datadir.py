@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from kvstore.membership.cluster import Cluster
+from kvstore.node.bootstrap import first_position
 from kvstore.node.member import store_applied
 from kvstore.server import datadir
 from kvstore.server.config import Config
+from kvstore.storage.backend import REVISIONS
 from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.wal import Wal
-from raft import SnapshotMeta
+from raft import HardState, SnapshotMeta
 
 
 def config_for(folder: Path) -> Config:
@@ -56,12 +59,47 @@ def test_data_whose_log_is_missing_are_never_started_over(tmp_path: Path) -> Non
     assert datadir.position_of(tmp_path / "data/member/snap/db").index == 7
 
 
+def test_restored_data_whose_log_was_not_made_are_never_started_over(tmp_path: Path) -> None:
+    """They are at the first index, as an empty first start is, but they are not empty."""
+    snap = tmp_path / "member" / "snap"
+    snap.mkdir(parents=True)
+    backend = LmdbBackend(str(snap / "db"))
+    store_applied(backend, first_position([1]))
+    backend.put(REVISIONS, bytes(16), b"kv")
+    backend.commit()
+    backend.close()
+    with pytest.raises(datadir.DataDirError, match="its log is missing"):
+        datadir.open_state(config_for(tmp_path))
+
+
+def test_a_created_member_starts_with_the_data_it_was_given(tmp_path: Path) -> None:
+    """All its members are voters from index 1 on; ids and data are those handed in."""
+    snap, wal = tmp_path / "member/snap", tmp_path / "member/wal"
+    snap.mkdir(parents=True)
+    backend = LmdbBackend(str(snap / "db"))
+    backend.put(REVISIONS, bytes(16), b"kv")
+    store_applied(backend, SnapshotMeta(77, 5))
+    initial = {"m1": ("http://localhost:2380",), "m2": ("http://localhost:2390",)}
+    cluster = Cluster.bootstrap(backend, initial, "token")
+    member_id = max(cluster.members)
+    datadir.create_member(wal, backend, cluster, member_id)
+    backend.close()
+
+    state = datadir.open_state(config_for(tmp_path))
+
+    assert (state.fresh, state.member_id, state.applied.index) == (False, member_id, 1)
+    assert state.applied.conf_state.voters == tuple(sorted(cluster.members))
+    assert state.recovered.hard_state == HardState(1, 0, 1)
+    assert state.backend.get(REVISIONS, bytes(16)) == b"kv"
+    close(state)
+
+
 def test_a_first_start_that_was_cut_short_begins_again(tmp_path: Path) -> None:
     """The log is made last; what was made before it does not count."""
     snap = tmp_path / "member" / "snap"
     snap.mkdir(parents=True)
     backend = LmdbBackend(str(snap / "db"))
-    store_applied(backend, SnapshotMeta())
+    store_applied(backend, first_position([1]))
     backend.commit()
     backend.close()
     state = datadir.open_state(config_for(tmp_path))

@@ -12,9 +12,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from kvstore.mvcc.store import DELETE, FIRST_REVISION, PUT, Event
+from kvstore.node.bootstrap import FIRST_TERM
 from kvstore.pb.kv_pb2 import KeyValue
 from kvstore.storage.wal import Batch
-from raft import Entry
+from raft import CONF_CHANGE, Entry
 from tests.sim.loop import Loop, Violation
 from tests.sim.node import TICK_S, Node, Observer
 
@@ -30,9 +31,10 @@ class Checks(Observer):
         self.nodes: list[Node] = []
         self.leaders: dict[int, str] = {}
         """Who led each term."""
-        self.committed: list[Entry] = []
-        """The committed log; entry i is at index i + 1."""
-        self._commit_terms: list[int] = []
+        self.committed: list[Entry] = [(FIRST_TERM, CONF_CHANGE, b"")]
+        """The committed log; entry i is at index i + 1. The first one is in nobody's log: all
+        start behind it (`node.bootstrap`)."""
+        self._commit_terms: list[int] = [FIRST_TERM]
         """The term in which each was first seen to be committed."""
         self._logged: dict[tuple[int, int], tuple[Entry, int]] = {}
         """(index, term) -> entry and the term before it."""

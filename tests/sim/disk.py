@@ -31,11 +31,14 @@ class Segment:
 class Disk:
     """What survives crashes, and the delays of the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: LogState) -> None:
+        """Make a log that begins with `start`, as `Wal.create` does."""
         self.write_s = 0.002
         """Mean time of a group's write."""
-        self._log = Replay()
-        self._segments = [Segment(LogState())]
+        self._log = Replay(
+            state=replace(start), base_index=start.last_index, base_term=start.last_term
+        )
+        self._segments = [Segment(start)]
 
     def append(self, batches: list[Batch]) -> None:
         """Make a group durable. Raises ValueError for batches that cannot follow."""

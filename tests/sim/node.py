@@ -18,12 +18,14 @@ from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Event, Store
 from kvstore.mvcc.watch import WatchHub
+from kvstore.node.bootstrap import FIRST_HARD_STATE, first_position
 from kvstore.node.member import Limits, Member, Result, load_applied, store_applied
 from kvstore.node.request import Kind, first_request_id
 from kvstore.storage.memory_backend import MemoryBackend
 from kvstore.storage.wal import Batch, Recovered
+from kvstore.storage.wal_replay import LogState
 from kvstore.version import CLUSTER_VERSION
-from raft import Config, ConfState, Message, Raft, SnapshotMeta
+from raft import Config, Message, Raft, SnapshotMeta
 from tests.sim.disk import Disk, DiskWriter
 from tests.sim.loop import Loop, Process, Violation
 from tests.sim.network import Network
@@ -99,7 +101,6 @@ class Node:
         self.up = False
         self.tick_s = TICK_S * loop.random.uniform(0.97, 1.03)
         self.commit_s = 0.002
-        self.disk = Disk()
         self.backend = MemoryBackend()
         self._jobs: deque[_Job] = deque()
         self._commits: deque[Callable[[], None]] = deque()
@@ -107,9 +108,10 @@ class Node:
         self.on_snapshot_logged: Callable[[], None] = _nothing
         """A fault may be waiting for the record of a snapshot to go to the log."""
         cluster = Cluster.bootstrap(self.backend, initial, "sim")
-        voters = tuple(sorted(cluster.members))
-        store_applied(self.backend, SnapshotMeta(0, 0, ConfState(voters=voters)))
+        first = first_position(cluster.members)
+        store_applied(self.backend, first)
         self.backend.commit()
+        self.disk = Disk(LogState(FIRST_HARD_STATE, first.conf_state, first.index, first.term))
 
     # Life.
 

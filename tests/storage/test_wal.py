@@ -31,6 +31,24 @@ def test_a_new_log_opens_empty_with_its_metadata(tmp_path):
     wal.close()
 
 
+def test_a_log_may_begin_behind_a_snapshot(tmp_path):
+    first = SnapshotMeta(1, 1, CONF)
+    wal = Wal.create(tmp_path, METADATA, hard_state=HardState(1, 0, 1), snapshot=first)
+    with pytest.raises(ValueError, match="do not follow"):
+        wal.append([batch(3, 2)])
+    wal.append([Batch(first_index=2, entries=[entry(2), entry(3)])])
+    wal, recovered = reopen(wal, tmp_path)
+    assert (recovered.hard_state, recovered.snapshot) == (HardState(1, 0, 1), first)
+    assert len(recovered.entries) == 2
+    wal.close()
+
+
+def test_a_log_cannot_begin_before_its_commit_index(tmp_path):
+    with pytest.raises(ValueError, match="commit index 2"):
+        Wal.create(tmp_path, METADATA, hard_state=HardState(1, 0, 2), snapshot=SnapshotMeta(1, 1))
+    assert not Wal.exists(tmp_path)
+
+
 def test_all_batches_of_one_append_share_one_frame(tmp_path):
     wal = Wal.create(tmp_path, METADATA, segment_bytes=4096)
     before = frames(segments(tmp_path)[0].read_bytes())
