@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from kvstore.apply.alarms import Alarms
 from kvstore.apply.kv import apply_delete_keys, apply_delete_range, apply_put
+from kvstore.apply.quota import txn_cost
 from kvstore.apply.txn import apply_txn
 from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
@@ -21,7 +23,7 @@ Answer = tuple[int, bytes]
 
 
 class Applier:
-    """The replicated state machine: the key-value store, the leases and the member list.
+    """The replicated state machine: the key-value store, leases, alarms and the member list.
 
     ``now`` is set by the member before it applies a batch. Only a leader's lease expiries depend
     on it, and those are not replicated state (LSE-23).
@@ -31,34 +33,58 @@ class Applier:
         self.store = store
         self.lessor = lessor
         self.cluster = cluster
+        self.alarms = Alarms(store.backend)
         self.now = 0.0
         self.on_members_changed: Callable[[], None] = lambda: None
         self.on_compacted: Callable[[], None] = lambda: None
 
     def put(self, body: bytes) -> Answer:
+        if self.alarms.raised:
+            self.alarms.refuse(grows=True)
         return apply_put(self.store, self.lessor, rpc_pb2.PutRequest.FromString(body))
 
     def delete_range(self, body: bytes) -> Answer:
+        if self.alarms.raised:
+            self.alarms.refuse(grows=False)
         request = rpc_pb2.DeleteRangeRequest.FromString(body)
         return apply_delete_range(self.store, self.lessor, request)
 
     def txn(self, body: bytes) -> Answer:
-        return apply_txn(self.store, self.lessor, rpc_pb2.TxnRequest.FromString(body))
+        request = rpc_pb2.TxnRequest.FromString(body)
+        if self.alarms.raised:
+            self.alarms.refuse(grows=txn_cost(request) > 0)
+        return apply_txn(self.store, self.lessor, request)
 
     def compact(self, body: bytes) -> Answer:
+        if self.alarms.raised:
+            self.alarms.refuse(grows=False)
         self.store.compact(rpc_pb2.CompactionRequest.FromString(body).revision)
         self.on_compacted()
         return self.store.revision, b""
 
     def lease_grant(self, body: bytes) -> Answer:
+        if self.alarms.raised:
+            self.alarms.refuse(grows=True)
         request = rpc_pb2.LeaseGrantRequest.FromString(body)
         ttl = self.lessor.grant(request.ID, request.TTL, self.now)
         response = rpc_pb2.LeaseGrantResponse(ID=request.ID, TTL=ttl)
         return self.store.revision, response.SerializeToString()
 
     def lease_revoke(self, body: bytes) -> Answer:
+        if self.alarms.raised:
+            self.alarms.refuse(grows=False)
         keys = self.lessor.revoke(rpc_pb2.LeaseRevokeRequest.FromString(body).ID)
         return apply_delete_keys(self.store, self.lessor, keys), b""
+
+    def alarm(self, body: bytes) -> Answer:
+        found = self.alarms.apply(rpc_pb2.AlarmRequest.FromString(body))
+        response = rpc_pb2.AlarmResponse(
+            alarms=[
+                rpc_pb2.AlarmMember(memberID=member_id, alarm=rpc_pb2.AlarmType.Name(alarm))
+                for member_id, alarm in found
+            ]
+        )
+        return self.store.revision, response.SerializeToString()
 
     def publish(self, body: bytes) -> Answer:
         record = json.loads(body)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from kvstore.apply.applier import Answer, Applier
 from kvstore.errors import (
+    NO_SPACE,
     RAFT_PROPOSAL_DROPPED,
     REQUEST_TOO_LARGE,
     REQUEST_TOO_MANY_REQUESTS,
@@ -31,6 +32,7 @@ from kvstore.errors import (
 )
 from kvstore.node.header import HeaderEncoder
 from kvstore.node.ports import LogWriter, Network, Schedule, Snapshots
+from kvstore.node.quota import Quota
 from kvstore.node.reads import ReadDone, ReadQueue
 from kvstore.node.request import HEADER, HEADER_SIZE, Kind
 from kvstore.pb import rpc_pb2
@@ -77,6 +79,8 @@ class Limits:
     snapshot_count: int = 10_000
     snapshot_catchup_entries: int = 5_000
     election_s: float = 1.0
+    quota_bytes: int = 0
+    """Most bytes of the backend, 0 for no limit; this member's own, see `node.quota`."""
 
 
 def load_applied(backend: Backend) -> SnapshotMeta | None:
@@ -167,7 +171,9 @@ class Member:
             Kind.LEASE_REVOKE: applier.lease_revoke,
             Kind.PUBLISH: applier.publish,
             Kind.CLUSTER_VERSION: applier.cluster_version,
+            Kind.ALARM: applier.alarm,
         }
+        self.quota = Quota(limits.quota_bytes, backend, applier.alarms, raft.id, self.propose)
 
     # Requests.
 
@@ -365,6 +371,7 @@ class Member:
 
     def _apply(self, first: int, entries: list[Entry]) -> None:
         applier, handlers, waiters = self.applier, self._handlers, self._waiters
+        quota = self.quota
         applier.now = self.now
         header = self.header
         index = first - 1
@@ -379,10 +386,13 @@ class Member:
                 self._term_began(term)
                 continue
             request_kind, request_id = HEADER.unpack_from(data)
+            full = quota.near(data) and quota.exceeded_by_entry(request_kind, data[HEADER_SIZE:])
             try:
                 revision, body = handlers[request_kind](data[HEADER_SIZE:])
                 waiter = waiters.pop(request_id, None)
-                if waiter is not None:
+                if full:
+                    self._filled_up(waiter[0] if waiter is not None else _nobody)
+                elif waiter is not None:
                     waiter[0](header.encode(revision, term) + body)
             except EtcdError as error:
                 # Shared constants must not collect tracebacks, see rpc.grpc.
@@ -393,6 +403,10 @@ class Member:
         self.raft.applied_to(index)
         self.reads.applied(index)
         self.on_applied()
+
+    def _filled_up(self, done: Done) -> None:
+        """A write was applied, as on every member, but this backend is full (MNT-16, MNT-17)."""
+        self.quota.alarm(lambda: done(NO_SPACE))
 
     def _term_began(self, term: int) -> None:
         """A leader's empty entry is applied: everything before its term is settled."""
@@ -472,6 +486,7 @@ class Member:
             return  # a snapshot took the backend's place meanwhile
         self.backend.thaw()
         self.durable, self._frozen = self._frozen, None
+        self.quota.measure()
         grown = self.durable.index - self._snapshot_index
         if self._logged_bytes > MAX_LOG_BYTES and grown > 0:
             # Large entries: keep as many as fill a quarter of the limit, however few those are.
@@ -497,6 +512,7 @@ class Member:
     def _install(self, meta: SnapshotMeta) -> None:
         """Replace the whole state by a received snapshot; its log record is durable already."""
         self._snapshots.install(meta)
+        self.quota.measure()
         self._frozen = None
         self._snapshot_index = meta.index
         self.applied_index, self.applied_term = meta.index, meta.term
@@ -532,3 +548,7 @@ class Member:
             done(STOPPED)
         for request_id in list(self._waiters):
             self._fail(request_id, STOPPED)
+
+
+def _nobody(_: Result) -> None:
+    """The entry was proposed by another member: its caller does not wait here."""

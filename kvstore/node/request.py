@@ -31,6 +31,7 @@ class Kind(IntEnum):
     LEASE_REVOKE = 6
     PUBLISH = 7
     CLUSTER_VERSION = 8
+    ALARM = 9
 
 
 def first_request_id(member_id: int, start_ms: int) -> int:

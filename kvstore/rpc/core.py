@@ -34,10 +34,6 @@ class Core:
     loop: asyncio.AbstractEventLoop
     random: random.Random
     max_txn_ops: int
-    quota_bytes: int
-    """Most bytes of the backend before writes that grow it are refused; 0: no limit."""
-    backend_bytes: int
-    """Size of the backend as of its last commit."""
     request_timeout_s: float
     election_s: float
     installs: int = 0
@@ -53,10 +49,11 @@ class Core:
         if not self.member.raft.leader and call.hasleader:
             raise NO_LEADER
 
-    def check_quota(self, cost: int) -> None:
-        """Refuse a write that could grow the backend beyond the quota (MNT-12, MNT-13, MNT-15)."""
-        if cost and self.quota_bytes and self.backend_bytes + cost >= self.quota_bytes:
-            raise NO_SPACE
+    def no_space(self) -> asyncio.Future[bytes]:
+        """Return the answer to a write beyond the quota: NO_SPACE once the alarm is up (MNT-15)."""
+        future: asyncio.Future[bytes] = self.loop.create_future()
+        self.member.quota.alarm(partial(_resolve, future, NO_SPACE))
+        return future
 
     def propose(self, kind: Kind, body: bytes) -> asyncio.Future[bytes]:
         """Replicate a request; the future yields the encoded response once applied here."""

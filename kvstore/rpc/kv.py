@@ -7,7 +7,7 @@ made in slices between which the event loop runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from kvstore.apply.kv import (
     check_delete_range,
@@ -16,6 +16,7 @@ from kvstore.apply.kv import (
     check_txn,
     range_body_steps,
 )
+from kvstore.apply.quota import put_cost, txn_cost
 from kvstore.apply.txn import is_read_only_txn, is_serializable_txn, read_only_txn_body
 from kvstore.errors import LEADER_CHANGED, EtcdError
 from kvstore.mvcc.steps import Steps
@@ -28,25 +29,6 @@ Body = tuple[int, bytes]
 """(header revision, response without its header field)."""
 
 
-PUT_OVERHEAD_BYTES = 256
-"""What a put costs against the quota besides its key and value (MNT-12)."""
-
-
-def txn_cost(request: rpc_pb2.TxnRequest) -> int:
-    """Return what a transaction may add to the backend: its costlier branch, in bytes (MNT-12)."""
-    return max(_ops_cost(request.success), _ops_cost(request.failure))
-
-
-def _ops_cost(ops: Iterable[rpc_pb2.RequestOp]) -> int:
-    cost = 0
-    for op in ops:
-        if op.HasField("request_put"):
-            cost += PUT_OVERHEAD_BYTES + len(op.request_put.key) + len(op.request_put.value)
-        elif op.HasField("request_txn"):
-            cost += txn_cost(op.request_txn)
-    return cost
-
-
 class KVService:
     """Range, Put, DeleteRange, Txn and Compact."""
 
@@ -56,7 +38,8 @@ class KVService:
     def put(self, call: Call, request: rpc_pb2.PutRequest) -> Awaitable[bytes]:
         core = self._core
         core.require_leader(call)
-        core.check_quota(PUT_OVERHEAD_BYTES + len(request.key) + len(request.value))
+        if core.member.quota.exceeded(put_cost(request)):
+            return core.no_space()
         check_put(request)
         return core.propose(Kind.PUT, request.SerializeToString())
 
@@ -77,7 +60,8 @@ class KVService:
     def txn(self, call: Call, request: rpc_pb2.TxnRequest) -> bytes | Awaitable[bytes]:
         core = self._core
         core.require_leader(call)
-        core.check_quota(txn_cost(request))
+        if core.member.quota.exceeded(txn_cost(request)):
+            return core.no_space()
         check_txn(request, core.max_txn_ops)
         if not is_read_only_txn(request):
             return core.propose(Kind.TXN, request.SerializeToString())

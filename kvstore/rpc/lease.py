@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from kvstore.apply.quota import LEASE_COST_BYTES
 from kvstore.errors import LEADER_CHANGED, LEASE_TTL_TOO_LARGE, NO_LEADER
 from kvstore.lease.lessor import MAX_TTL_S, RENEW_EXPIRED
 from kvstore.node.request import Kind
@@ -15,9 +16,6 @@ from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call
 from kvstore.rpc.peer_calls import RETRY_S, PeerCalls, PeerMethod, ask_leader
 from kvstore.rpc.watch import LeaderGuard
-
-LEASE_COST_BYTES = 64
-"""What a lease costs against the quota (MNT-12)."""
 
 Send = Callable[[list[bytes]], Awaitable[None]]
 
@@ -34,7 +32,8 @@ class LeaseService:
     def grant(self, call: Call, request: rpc_pb2.LeaseGrantRequest) -> Awaitable[bytes]:
         core = self._core
         core.require_leader(call)
-        core.check_quota(LEASE_COST_BYTES)
+        if core.member.quota.exceeded(LEASE_COST_BYTES):
+            return core.no_space()
         if request.TTL > MAX_TTL_S:
             raise LEASE_TTL_TOO_LARGE
         if not request.ID:

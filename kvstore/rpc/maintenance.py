@@ -1,15 +1,12 @@
-"""The Maintenance service: what exists so far.
-
-Alarms cannot be raised yet, so ``Alarm`` GET truly answers an empty list; everything that is not
-registered is answered Unimplemented.
-"""
+"""The Maintenance service: what exists so far; the rest is answered Unimplemented."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from kvstore.apply.alarms import TYPES, alarm_text
 from kvstore.errors import (
     BAD_LEADER_TRANSFEREE,
     LEADER_CHANGED,
@@ -21,6 +18,7 @@ from kvstore.errors import (
 )
 from kvstore.mvcc.hash import hash_backend_steps, hash_kv_steps
 from kvstore.mvcc.steps import Steps
+from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call
@@ -46,7 +44,7 @@ async def drive(core: Core, steps: Steps[Result]) -> Result:
 
 
 class MaintenanceService:
-    """Status, Hash, HashKV, Alarm (GET) and MoveLeader."""
+    """Status, Hash, HashKV, Alarm and MoveLeader."""
 
     def __init__(self, core: Core, backend: Callable[[], Backend], quota_bytes: int) -> None:
         self._core = core
@@ -68,10 +66,16 @@ class MaintenanceService:
             raftTerm=core.member.applied_term,
             isLearner=raft.is_learner,
             storageVersion=STORAGE_VERSION,
-            errors=() if raft.leader else (NO_LEADER.message,),
+            errors=self._errors(),
             downgradeInfo=rpc_pb2.DowngradeInfo(),
         )
         return core.header(core.store.revision) + response.SerializeToString()
+
+    def _errors(self) -> list[str]:
+        """What Status calls errors: no leader, and every alarm (MNT-03)."""
+        member = self._core.member
+        errors = [] if member.raft.leader else [NO_LEADER.message]
+        return errors + [alarm_text(*alarm) for alarm in member.applier.alarms.active()]
 
     async def hash_kv(self, call: Call, request: rpc_pb2.HashKVRequest) -> bytes:
         core = self._core
@@ -90,12 +94,18 @@ class MaintenanceService:
         response = rpc_pb2.HashResponse(hash=found)
         return core.header(core.store.revision) + response.SerializeToString()
 
-    def alarm(self, call: Call, request: rpc_pb2.AlarmRequest) -> bytes:
-        core = self._core
+    def alarm(self, call: Call, request: rpc_pb2.AlarmRequest) -> Awaitable[bytes]:
+        """List, raise or disarm alarms, all through the log (MNT-05..07).
+
+        An action or a type to raise that is not known is refused by name: etcd's process ends.
+        """
+        core, action = self._core, request.action
         core.require_leader(call)
-        if request.action != rpc_pb2.AlarmRequest.GET:
-            raise EtcdError(Code.UNIMPLEMENTED, "alarms cannot be changed yet in this server")
-        return core.header(core.store.revision)
+        if action not in rpc_pb2.AlarmRequest.AlarmAction.values():
+            raise EtcdError(Code.INVALID_ARGUMENT, f"etcdserver: unknown alarm action {action}")
+        if action == rpc_pb2.AlarmRequest.ACTIVATE and request.alarm not in (rpc_pb2.NONE, *TYPES):
+            raise EtcdError(Code.INVALID_ARGUMENT, f"etcdserver: unknown alarm {request.alarm}")
+        return core.propose(Kind.ALARM, request.SerializeToString())
 
     async def move_leader(self, call: Call, request: rpc_pb2.MoveLeaderRequest) -> bytes:
         """Hand leadership over and wait until it has moved (MNT-28, MNT-29)."""

@@ -143,6 +143,7 @@ class Server:
                 snapshot_count=config.snapshot_count,
                 snapshot_catchup_entries=config.snapshot_catchup_entries,
                 election_s=election_s,
+                quota_bytes=config.quota_backend_bytes,
             ),
             now=self.loop.time(),
         )
@@ -163,8 +164,6 @@ class Server:
             loop=self.loop,
             random=self.random,
             max_txn_ops=config.max_txn_ops,
-            quota_bytes=config.quota_backend_bytes,
-            backend_bytes=state.backend.size(),
             request_timeout_s=5.0 + 2 * election_s,
             election_s=election_s,
         )
@@ -361,7 +360,6 @@ class Server:
         await self.loop.run_in_executor(self._disk, commit)
         self.metrics.observe_commit(time.perf_counter() - started)
         self.member.end_commit()
-        self.core.backend_bytes = self.state.backend.size()
 
     async def _catch_up_forever(self) -> None:
         while True:
@@ -466,6 +464,7 @@ class Server:
         self.store.restore()
         self._restore_leases()
         self.state.cluster.restore(self.state.backend)
+        self.member.applier.alarms.restore(self.state.backend)
         self.hub.restored()
         self.core.installs += 1
         self._remove_received(meta.index)

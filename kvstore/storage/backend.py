@@ -42,6 +42,10 @@ class Backend(Protocol):
         """Bytes of keys and values written since the last commit or freeze."""
 
     @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of keys and values that are not in the file yet: pending and frozen ones."""
+
+    @property
     def pending_ops(self) -> int:
         """Number of puts and deletes since the last commit or freeze."""
 
@@ -98,12 +102,13 @@ class Backend(Protocol):
 class WriteBuffer:
     """Writes that are not committed: the pending ones and the ones being committed (frozen)."""
 
-    __slots__ = ("bytes", "frozen", "ops", "pending")
+    __slots__ = ("bytes", "frozen", "frozen_bytes", "ops", "pending")
 
     def __init__(self) -> None:
         self.pending: Writes = {table: {} for table in TABLES}
         self.frozen: Writes | None = None
         self.bytes = 0
+        self.frozen_bytes = 0
         self.ops = 0
 
     def put(self, table: str, key: bytes, value: bytes | None) -> None:
@@ -129,8 +134,14 @@ class WriteBuffer:
             return None
         self.frozen = self.pending
         self.pending = {table: {} for table in TABLES}
+        self.frozen_bytes = self.bytes
         self.bytes = self.ops = 0
         return self.frozen
+
+    def thaw(self) -> None:
+        """Forget what was set aside: it is committed."""
+        self.frozen = None
+        self.frozen_bytes = 0
 
     def overlay(
         self, table: str, start: bytes, end: bytes | None

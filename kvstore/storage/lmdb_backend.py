@@ -79,6 +79,10 @@ class LmdbBackend:
         return self._buffer.bytes
 
     @property
+    def uncommitted_bytes(self) -> int:
+        return self._buffer.bytes + self._buffer.frozen_bytes
+
+    @property
     def pending_ops(self) -> int:
         return self._buffer.ops
 
@@ -154,7 +158,7 @@ class LmdbBackend:
         if not self._committed:
             raise RuntimeError("the frozen writes are not committed yet")
         self._committed = False
-        self._buffer.frozen = None
+        self._buffer.thaw()
         self._snapshot.abort()  # LMDB keeps it for the next begin, which is cheap for that reason
         self._snapshot = self._env.begin()
         self._read = self._snapshot.get

@@ -30,6 +30,10 @@ class MemoryBackend:
         return self._buffer.bytes
 
     @property
+    def uncommitted_bytes(self) -> int:
+        return self._buffer.bytes + self._buffer.frozen_bytes
+
+    @property
     def pending_ops(self) -> int:
         return self._buffer.ops
 
@@ -69,7 +73,7 @@ class MemoryBackend:
         if not self._committed:
             raise RuntimeError("the frozen writes are not committed yet")
         self._committed = False
-        self._buffer.frozen = None
+        self._buffer.thaw()
 
     def size(self) -> int:
         return self.size_in_use()

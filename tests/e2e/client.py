@@ -45,6 +45,10 @@ _UNARY: dict[str, tuple[Any, Any]] = {
     "Maintenance/Status": (rpc_pb2.StatusRequest, rpc_pb2.StatusResponse),
     "Maintenance/HashKV": (rpc_pb2.HashKVRequest, rpc_pb2.HashKVResponse),
     "Maintenance/Alarm": (rpc_pb2.AlarmRequest, rpc_pb2.AlarmResponse),
+    "Maintenance/Hash": (rpc_pb2.HashRequest, rpc_pb2.HashResponse),
+    "Maintenance/Defragment": (rpc_pb2.DefragmentRequest, rpc_pb2.DefragmentResponse),
+    "Maintenance/MoveLeader": (rpc_pb2.MoveLeaderRequest, rpc_pb2.MoveLeaderResponse),
+    "Maintenance/Downgrade": (rpc_pb2.DowngradeRequest, rpc_pb2.DowngradeResponse),
 }
 
 
@@ -147,6 +151,25 @@ class _Calls:
         """Maintenance.HashKV at `revision` (0: the current one)."""
         request = rpc_pb2.HashKVRequest(revision=revision)
         return self.call("Maintenance/HashKV", request, timeout=60.0)
+
+    def alarm(self, action: int, member: int = 0, kind: int = 0) -> Any:
+        """Maintenance.Alarm; action 0 GET, 1 ACTIVATE, 2 DEACTIVATE; any number may be sent."""
+        request = rpc_pb2.AlarmRequest(action=action, memberID=member, alarm=kind)
+        return self.call("Maintenance/Alarm", request)
+
+    def defragment(self, timeout: float = 60.0) -> Any:
+        """Maintenance.Defragment."""
+        return self.call("Maintenance/Defragment", rpc_pb2.DefragmentRequest(), timeout)
+
+    def move_leader(self, target: int, timeout: float = DEFAULT_TIMEOUT) -> Any:
+        """Maintenance.MoveLeader."""
+        request = rpc_pb2.MoveLeaderRequest(targetID=target)
+        return self.call("Maintenance/MoveLeader", request, timeout)
+
+    def downgrade(self, action: int, version: str = "") -> Any:
+        """Maintenance.Downgrade; action 0 VALIDATE, 1 ENABLE, 2 CANCEL; any number may be sent."""
+        request = rpc_pb2.DowngradeRequest(action=action, version=version)
+        return self.call("Maintenance/Downgrade", request)
 
     def health(self) -> Any:
         """grpc.health.v1.Health.Check."""

@@ -215,7 +215,8 @@ class Checks(Observer):
         lessor = node.lessor
         leases = [(i, lessor.ttl(i), sorted(lessor.keys(i))) for i in sorted(lessor.ids())]
         members = sorted(map(repr, node.cluster.members.values()))
-        state = (node.store.hash_kv(0), leases, members, node.cluster.version)
+        alarms = node.member.applier.alarms.active()
+        state = (node.store.hash_kv(0), leases, members, node.cluster.version, alarms)
         known = self._full_states.setdefault(node.member.applied_index, state)
         if known != state:
             raise Violation(

@@ -357,6 +357,7 @@ class Node:
         self.store.restore()
         self._restore_leases()
         self.cluster.restore(self.backend)
+        self.member.applier.alarms.restore(self.backend)
         self.hub.restored()
 
     # What the network brings (Endpoint).
