@@ -102,6 +102,7 @@ def allowed(path: str) -> frozenset[str]:
 
 @pytest.mark.parametrize("path", sources())
 def test_a_module_reaches_the_outside_only_as_listed(path: str) -> None:
+    """JEP-14: leases and time-outs know no clock but the monotonic time they are given."""
     found = effects(imported(ast.parse((ROOT / path).read_text())))
     assert found <= allowed(path), f"{path}: {sorted(found - allowed(path))} (see EDGE)"
 
