@@ -1,1 +1,5 @@
-"""Fault injection and consistency checking: imports kvstore and raft, and nothing imports it."""
+"""Fault injection: break a cluster on purpose, and check that it kept its promises.
+
+Two halves share workloads' histories, checkers and the report: `jepsen.sim` runs a whole cluster in
+one process on virtual time, from one seed; `jepsen.chaos` runs real processes with real clients.
+"""
