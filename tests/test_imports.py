@@ -51,6 +51,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/rpc/watch.py": frozenset({"asyncio"}),
     "kvstore/storage/durable.py": frozenset({"fcntl", "os"}),
     "kvstore/storage/lmdb_backend.py": frozenset({"lmdb", "os", "open()"}),
+    "kvstore/storage/lmdb_file.py": frozenset({"lmdb"}),
     "kvstore/storage/snapshot_file.py": frozenset({"os"}),
     "kvstore/storage/wal.py": frozenset({"fcntl", "os", "time", "open()"}),
     "kvstore/storage/wal_writer.py": frozenset({"threading"}),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from kvstore.membership.ids import compute_cluster_id, compute_member_id
 from kvstore.pb import rpc_pb2
-from kvstore.storage.backend import MEMBERS, META, Backend
+from kvstore.storage.backend import MEMBERS, META, Backend, Readable
 
 _CLUSTER_ID = b"cluster_id"
 _CLUSTER_VERSION = b"cluster_version"
@@ -28,6 +28,23 @@ class MemberInfo:
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...] = ()
     is_learner: bool = False
+
+
+def load_members(backend: Readable) -> list[MemberInfo]:
+    """Read the members that a backend holds, by id."""
+    members = []
+    for key, value in backend.scan(MEMBERS, b"", None):
+        record = json.loads(bytes(value))
+        members.append(
+            MemberInfo(
+                int.from_bytes(key, "big"),
+                record["name"],
+                tuple(record["peer_urls"]),
+                tuple(record["client_urls"]),
+                record["is_learner"],
+            )
+        )
+    return members
 
 
 class Cluster:
@@ -77,17 +94,7 @@ class Cluster:
         """Read everything again, after a snapshot replaced the backend."""
         self._backend = backend
         self.version = (backend.get(META, _CLUSTER_VERSION) or b"").decode()
-        self.members = {}
-        for key, value in backend.scan(MEMBERS, b"", None):
-            record = json.loads(bytes(value))
-            member_id = int.from_bytes(key, "big")
-            self.members[member_id] = MemberInfo(
-                member_id,
-                record["name"],
-                tuple(record["peer_urls"]),
-                tuple(record["client_urls"]),
-                record["is_learner"],
-            )
+        self.members = {info.id: info for info in load_members(backend)}
 
     def _store(self, info: MemberInfo) -> None:
         self.members[info.id] = info

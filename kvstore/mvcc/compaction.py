@@ -18,7 +18,7 @@ from itertools import islice
 
 from kvstore.mvcc.index import KeyIndex, KeyRecord
 from kvstore.mvcc.keyvalue import TOMBSTONE_MARK, key_of, revision_key
-from kvstore.storage.backend import META, REVISIONS, Backend
+from kvstore.storage.backend import META, REVISIONS, Backend, Readable
 
 NEVER = -1
 """The compact revision of a store that was never compacted (CMP-02)."""
@@ -31,7 +31,7 @@ going back when the newest revisions were all tombstones that the compaction rem
 _INT64 = struct.Struct(">q")
 
 
-def load_meta(backend: Backend, name: bytes, default: int) -> int:
+def load_meta(backend: Readable, name: bytes, default: int) -> int:
     """Return a stored revision, `default` if there is none."""
     value = backend.get(META, name)
     return default if value is None else int(_INT64.unpack(value)[0])

@@ -36,7 +36,7 @@ from kvstore.node.quota import Quota
 from kvstore.node.reads import ReadDone, ReadQueue
 from kvstore.node.request import HEADER, HEADER_SIZE, Kind
 from kvstore.pb import rpc_pb2
-from kvstore.storage.backend import META, Backend
+from kvstore.storage.backend import META, Backend, Readable
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.wal import Batch
 from raft import (
@@ -83,7 +83,7 @@ class Limits:
     """Most bytes of the backend, 0 for no limit; this member's own, see `node.quota`."""
 
 
-def load_applied(backend: Backend) -> SnapshotMeta | None:
+def load_applied(backend: Readable) -> SnapshotMeta | None:
     """Read the index, term and configuration that the backend's content stands for."""
     raw = backend.get(META, _APPLIED)
     if raw is None:

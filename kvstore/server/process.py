@@ -43,7 +43,7 @@ from kvstore.server.config import Config, ConfigError
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
 from kvstore.storage.errors import SnapshotRejected, StorageError
-from kvstore.storage.lmdb_backend import check_file
+from kvstore.storage.lmdb_file import check_file
 from kvstore.storage.snapshot_file import IncomingSnapshot
 from kvstore.storage.wal_writer import WalWriter
 from kvstore.version import CLUSTER_VERSION

@@ -34,7 +34,21 @@ class Absent:
 ABSENT: Final = Absent()
 
 
-class Backend(Protocol):
+class Readable(Protocol):
+    """Ordered tables of bytes that can be read."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value, or None. Raises `CorruptBackend`."""
+
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Keys in [start, end) ascending, to the last key when `end` is None.
+
+        The view is that of the call: writes and commits while it is being read do not change it.
+        The iterator may be consumed on another thread. Raises `CorruptBackend` while iterating.
+        """
+
+
+class Backend(Readable, Protocol):
     """Ordered tables of bytes. All methods are for one thread (the loop) unless they say so."""
 
     @property
@@ -49,9 +63,6 @@ class Backend(Protocol):
     def pending_ops(self) -> int:
         """Number of puts and deletes since the last commit or freeze."""
 
-    def get(self, table: str, key: bytes) -> bytes | None:
-        """The value, or None. Raises `CorruptBackend`."""
-
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """`get` for each key, in order; cheaper than as many calls. Raises `CorruptBackend`."""
 
@@ -60,13 +71,6 @@ class Backend(Protocol):
 
     def delete(self, table: str, key: bytes) -> None:
         """Remove a key; a missing one is fine."""
-
-    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """Keys in [start, end) ascending, to the last key when `end` is None.
-
-        The view is that of the call: writes and commits while it is being read do not change it.
-        The iterator may be consumed on another thread. Raises `CorruptBackend` while iterating.
-        """
 
     def commit(self) -> None:
         """Make all writes durable, then return. Raises `BackendFailed`: the process must end."""

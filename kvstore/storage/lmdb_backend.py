@@ -1,8 +1,6 @@
 """The backend on disk: one LMDB file with one named database for each table.
 
-Stored values are `u32 big-endian CRC-32 | value`, the CRC over table name, key and value: LMDB's
-pages have no checksum, and a flipped key must not pass off a value as another's. It is checked at
-each read.
+How a value is stored, with a checksum of ours, is told in `lmdb_file`.
 
 Choices: every commit is a full `sync` with `metasync`, because the log may be released up to a
 commit and leaving metasync out can lose the last one in a power cut (it saves about 0.2 ms of a
@@ -18,6 +16,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 from zlib import crc32
 
@@ -26,6 +25,7 @@ import lmdb
 from kvstore.storage.backend import ABSENT, TABLES, Absent, WriteBuffer, Writes, merge
 from kvstore.storage.durable import replace_durably, sync_directory
 from kvstore.storage.errors import BackendFailed, CopyFailed, CorruptBackend
+from kvstore.storage.lmdb_file import CRC, CRC_BYTES, DAMAGED, SEEDS, check_file, scan_pairs
 
 MAP_BYTES = 64 << 30
 """Default size of the memory map, the most the file can grow to before the next start. Virtual."""
@@ -33,16 +33,7 @@ MAP_BYTES = 64 << 30
 _MAX_MAP_SHARE = 2
 """At open the map is doubled until the file takes no more than one part in this many."""
 
-_CRC = struct.Struct(">I")
-_CRC_BYTES = _CRC.size
 _META_PAGES = 2
-_SEEDS = {table: crc32(table.encode()) for table in TABLES}
-_DAMAGED = (
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.InvalidError,
-    lmdb.VersionMismatchError,
-)
 
 _Table: TypeAlias = "tuple[lmdb._Database, int]"
 
@@ -63,12 +54,12 @@ class LmdbBackend:
         try:
             self._env = _open(self._path, map_size)
             self._tables: dict[str, _Table] = {
-                table: (self._env.open_db(table.encode()), _SEEDS[table]) for table in TABLES
+                table: (self._env.open_db(table.encode()), SEEDS[table]) for table in TABLES
             }
             if created:
                 sync_directory(os.path.dirname(self._path) or ".")
             self._snapshot = self._env.begin()
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise CorruptBackend("", b"", f"{self._path}: {error}") from error
         except (lmdb.Error, OSError) as error:
             raise BackendFailed("open", self._path, error) from error
@@ -98,8 +89,8 @@ class LmdbBackend:
             raw = self._read(key, db=db)
             if raw is None:
                 return None
-            stored: bytes = raw[_CRC_BYTES:]
-            if crc32(stored, crc32(key, seed)) == _CRC.unpack_from(raw)[0]:
+            stored: bytes = raw[CRC_BYTES:]
+            if crc32(stored, crc32(key, seed)) == CRC.unpack_from(raw)[0]:
                 return stored
         except lmdb.BadValsizeError:
             return None
@@ -113,7 +104,7 @@ class LmdbBackend:
             return [self.get(table, key) for key in keys]
         # Nothing of this table waits in the buffer: the loop below is `get` without its calls.
         db, seed = self._tables[table]
-        read, unpack_from = self._read, _CRC.unpack_from
+        read, unpack_from = self._read, CRC.unpack_from
         values: list[bytes | None] = []
         for key in keys:
             try:
@@ -125,8 +116,8 @@ class LmdbBackend:
             if raw is None:
                 values.append(None)
                 continue
-            stored = raw[_CRC_BYTES:]
-            if len(raw) < _CRC_BYTES or crc32(stored, crc32(key, seed)) != unpack_from(raw)[0]:
+            stored = raw[CRC_BYTES:]
+            if len(raw) < CRC_BYTES or crc32(stored, crc32(key, seed)) != unpack_from(raw)[0]:
                 raise CorruptBackend(table, key, "the value does not match its checksum")
             values.append(stored)
         return values
@@ -140,8 +131,8 @@ class LmdbBackend:
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         # The overlay first: what the writer thread commits in between is then in both.
         overlay = self._buffer.overlay(table, start, end)
-        db, seed = self._tables[table]
-        stored = _scan(self._env.begin(db=db), table, seed, start, end)
+        db, _ = self._tables[table]
+        stored = _scan_and_end(self._env.begin(), db, table, start, end)
         return merge(stored, overlay) if overlay else stored
 
     def commit(self) -> None:
@@ -188,6 +179,24 @@ class LmdbBackend:
             _remove(path)
             raise
 
+    @contextmanager
+    def pinned_file(self) -> Iterator[int]:
+        """Let another process read the last commit: yield a descriptor of the file for it.
+
+        While the context is open no page of that commit or a later one is used again, so the other
+        process may read without a lock (`LmdbFile` on ``/dev/fd/N``). It must open the file while
+        no commit is under way, and before this context is left. The file grows meanwhile instead
+        of using free pages again. `replace` and `close` are harmless: they leave the old file as
+        it is to who has it open.
+        """
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        pin = self._env.begin()
+        try:
+            yield descriptor
+        finally:
+            pin.abort()
+            os.close(descriptor)
+
     def replace(self, path: str | os.PathLike[str]) -> None:
         """Put another backend file in this one's place, durably, and go on with its content.
 
@@ -230,31 +239,10 @@ class LmdbBackend:
             if value is None:
                 txn.delete(key, db=db)
             else:
-                puts.append((key, _CRC.pack(crc32(value, crc32(key, seed))) + value))
+                puts.append((key, CRC.pack(crc32(value, crc32(key, seed))) + value))
         if puts:
             with txn.cursor(db) as cursor:
                 cursor.putmulti(puts)
-
-
-def check_file(path: str) -> None:
-    """Check every value of a backend file that nothing has open; raises `CorruptBackend`.
-
-    A slow scan (about a second for a million values), to be run on a worker thread.
-    """
-    try:
-        env = lmdb.open(path, subdir=False, readonly=True, lock=False, max_dbs=len(TABLES))
-    except _DAMAGED as error:
-        raise CorruptBackend("", b"", f"{path}: {error}") from error
-    try:
-        for table in TABLES:
-            try:
-                db = env.open_db(table.encode(), create=False)
-            except lmdb.NotFoundError as error:
-                raise CorruptBackend(table, b"", "the table is missing") from error
-            for _ in _scan(env.begin(db=db), table, _SEEDS[table], b"", None):
-                pass
-    finally:
-        env.close()
 
 
 def _open(path: str, map_size: int) -> lmdb.Environment:
@@ -280,25 +268,16 @@ def _open(path: str, map_size: int) -> lmdb.Environment:
     return env
 
 
-def _scan(
-    txn: lmdb.Transaction[bytes], table: str, seed: int, start: bytes, end: bytes | None
+def _scan_and_end(
+    txn: lmdb.Transaction[bytes],
+    db: lmdb._Database,
+    table: str,
+    start: bytes,
+    end: bytes | None,
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Checked pairs in [start, end) from a read transaction of the scan's own, which it ends."""
-    key = start
+    """`scan_pairs` on a read transaction of the scan's own, which it ends."""
     try:
-        with txn.cursor() as cursor:
-            if not cursor.set_range(start):
-                return
-            unpack_from = _CRC.unpack_from
-            for key, raw in cursor:
-                if end is not None and key >= end:
-                    return
-                value = raw[_CRC_BYTES:]
-                if crc32(value, crc32(key, seed)) != unpack_from(raw)[0]:
-                    raise CorruptBackend(table, key, "the value does not match its checksum")
-                yield key, value
-    except (lmdb.Error, struct.error) as error:
-        raise CorruptBackend(table, key, str(error)) from error
+        yield from scan_pairs(txn, db, table, start, end)
     finally:
         txn.abort()
 

@@ -8,7 +8,8 @@ import pytest
 
 from kvstore.storage.backend import META, REVISIONS
 from kvstore.storage.errors import BackendFailed, CopyFailed, CorruptBackend
-from kvstore.storage.lmdb_backend import LmdbBackend, check_file
+from kvstore.storage.lmdb_backend import LmdbBackend
+from kvstore.storage.lmdb_file import check_file
 
 KEY, VALUE = b"key that is easy to find", b"value that is easy to find"
 
