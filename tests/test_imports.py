@@ -52,6 +52,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/storage/durable.py": frozenset({"fcntl", "os"}),
     "kvstore/storage/lmdb_backend.py": frozenset({"lmdb", "os", "open()"}),
     "kvstore/storage/lmdb_file.py": frozenset({"lmdb"}),
+    "kvstore/storage/lmdb_copy.py": frozenset({"lmdb", "os"}),
     "kvstore/storage/snapshot_file.py": frozenset({"os"}),
     "kvstore/storage/wal.py": frozenset({"fcntl", "os", "time", "open()"}),
     "kvstore/storage/wal_writer.py": frozenset({"threading"}),

@@ -185,6 +185,11 @@ class Member:
     def is_leader(self) -> bool:
         return self.raft.role is Role.LEADER
 
+    @property
+    def installing(self) -> bool:
+        """Whether a snapshot was taken in that has not replaced the backend yet."""
+        return self.raft.log.snapshot_pending
+
     def propose(self, kind: Kind, body: bytes, done: Done) -> None:
         """Replicate a request; ``done`` gets the encoded response, or the error, once applied here.
 

@@ -44,12 +44,19 @@ async def drive(core: Core, steps: Steps[Result]) -> Result:
 
 
 class MaintenanceService:
-    """Status, Hash, HashKV, Alarm and MoveLeader."""
+    """Status, Hash, HashKV, Alarm, Defragment and MoveLeader."""
 
-    def __init__(self, core: Core, backend: Callable[[], Backend], quota_bytes: int) -> None:
+    def __init__(
+        self,
+        core: Core,
+        backend: Callable[[], Backend],
+        quota_bytes: int,
+        defragment: Callable[[], Awaitable[None]],
+    ) -> None:
         self._core = core
         self._backend = backend
         self._quota_bytes = quota_bytes
+        self._defragment = defragment
 
     def status(self, call: Call, request: rpc_pb2.StatusRequest) -> bytes:
         """Local, and needs no leader (MNT-01..04)."""
@@ -106,6 +113,11 @@ class MaintenanceService:
         if action == rpc_pb2.AlarmRequest.ACTIVATE and request.alarm not in (rpc_pb2.NONE, *TYPES):
             raise EtcdError(Code.INVALID_ARGUMENT, f"etcdserver: unknown alarm {request.alarm}")
         return core.propose(Kind.ALARM, request.SerializeToString())
+
+    async def defragment(self, call: Call, request: rpc_pb2.DefragmentRequest) -> bytes:
+        """Defragment this member's backend; the reply has no header (MNT-18, GEN-05)."""
+        await self._defragment()
+        return b""
 
     async def move_leader(self, call: Call, request: rpc_pb2.MoveLeaderRequest) -> bytes:
         """Hand leadership over and wait until it has moved (MNT-28, MNT-29)."""

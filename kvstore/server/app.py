@@ -56,7 +56,10 @@ def _register(router: GrpcRouter, server: Server) -> None:
     lease = server.leases
     cluster = ClusterService(core)
     maintenance = MaintenanceService(
-        core, lambda: server.state.backend, server.config.quota_backend_bytes
+        core,
+        lambda: server.state.backend,
+        server.config.quota_backend_bytes,
+        server.defragmenter.defragment,
     )
     health = HealthService()
     pb = rpc_pb2
@@ -84,6 +87,7 @@ def _register(router: GrpcRouter, server: Server) -> None:
     unary(service + "Hash", pb.HashRequest.FromString, maintenance.hash)
     unary(service + "HashKV", pb.HashKVRequest.FromString, maintenance.hash_kv)
     unary(service + "Alarm", pb.AlarmRequest.FromString, maintenance.alarm)
+    unary(service + "Defragment", pb.DefragmentRequest.FromString, maintenance.defragment)
     unary(service + "MoveLeader", pb.MoveLeaderRequest.FromString, maintenance.move_leader)
     check = health_pb2.HealthCheckRequest.FromString
     unary("/grpc.health.v1.Health/Check", check, health.check)

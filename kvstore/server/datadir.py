@@ -25,7 +25,6 @@ from kvstore.server.config import Config, verify_bootstrap
 from kvstore.storage.backend import REVISIONS
 from kvstore.storage.errors import StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend
-from kvstore.storage.snapshot_file import remove_partial
 from kvstore.storage.wal import Recovered, Wal
 from raft import SnapshotMeta
 
@@ -203,8 +202,7 @@ def _check_and_open(config: Config, wal_dir: Path, snap_dir: Path, opened: ExitS
         if received.exists():
             backend.replace(received)
             applied = load_applied(backend)
-    for left in [*remove_partial(snap_dir), *map(str, snap_dir.glob("*.snap"))]:
-        Path(left).unlink(missing_ok=True)
+    _remove_leftovers(snap_dir)
     cluster = Cluster.load(backend)
     if applied is None or cluster is None:
         raise DataDirError(f"{path} is not a backend of this server")
@@ -219,6 +217,13 @@ def _check_and_open(config: Config, wal_dir: Path, snap_dir: Path, opened: ExitS
         raise DataDirError(f"{path} is of another cluster than the log in {wal_dir}")
     _check_owner(config, cluster, member_id)
     return State(member_id, cluster, backend, snap_dir, wal, recovered, applied, False)
+
+
+def _remove_leftovers(snap_dir: Path) -> None:
+    """Remove what a crash left: snapshots on their way in or out, a packed copy of the backend."""
+    for path in snap_dir.iterdir():
+        if path.name not in ("db", "db-lock"):
+            path.unlink()
 
 
 def _metadata(wal_dir: Path, raw: bytes) -> dict[str, int]:

@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -39,7 +38,9 @@ from kvstore.rpc.peer_calls import PeerCalls
 from kvstore.rpc.watch import LeaderGuard
 from kvstore.server import datadir
 from kvstore.server.app import build_app
+from kvstore.server.backend_thread import BackendThread
 from kvstore.server.config import Config, ConfigError
+from kvstore.server.defrag import Defragmenter
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
 from kvstore.storage.errors import SnapshotRejected, StorageError
@@ -77,10 +78,7 @@ class Server:
         self._receiving = asyncio.Lock()
         self._listeners: list[Listener] = []
         self._serving = False
-        self._commit_due = asyncio.Event()
-        self._commit_lock = asyncio.Lock()
         self._compact_due = asyncio.Event()
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._build()
 
     # Assembly.
@@ -153,6 +151,8 @@ class Server:
         )
         member.on_leader = self._leader_changed
         member.on_applied = self._applied
+        self.backend_thread = BackendThread(member, state.backend, self.metrics.observe_commit)
+        self.defragmenter = Defragmenter(self.backend_thread, state.backend, self._fatal)
         applier.on_compacted = self._compact_due.set
         self.core = Core(
             member=member,
@@ -202,7 +202,7 @@ class Server:
         )
         self._advance_election()
         self._spawn(self._tick_forever())
-        self._spawn(self._commit_forever())
+        self._spawn(self.backend_thread.commit_forever(self.config.backend_batch_interval_s))
         self._spawn(self._catch_up_forever())
         self._spawn(self._compact_forever())
         await self._publish()
@@ -260,8 +260,9 @@ class Server:
         await self.transport.close()
         await self.loop.run_in_executor(None, self.wal_writer.close)
         self.state.wal.close()
-        await self._commit()
-        self._disk.shutdown()
+        self.defragmenter.stop()
+        await self.backend_thread.commit()
+        self.backend_thread.shutdown()
         self.state.backend.close()
 
     async def _hand_over(self) -> None:
@@ -332,34 +333,9 @@ class Server:
         if self.member.is_leader and self.state.cluster.version != CLUSTER_VERSION:
             self.member.propose_as_leader(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode())
 
-    async def _commit_forever(self) -> None:
-        due, interval = self._commit_due, self.config.backend_batch_interval_s
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(due.wait(), interval)
-            due.clear()
-            await self._commit()
-
     def _applied(self) -> None:
         if self.state.backend.pending_ops >= self.config.backend_batch_limit:
-            self._commit_due.set()
-
-    async def _commit(self) -> None:
-        """Make what is applied durable; a commit that began is ended even if the caller is not."""
-        await asyncio.shield(asyncio.ensure_future(self._commit_alone()))
-
-    async def _commit_alone(self) -> None:
-        async with self._commit_lock:
-            await self._commit_once()
-
-    async def _commit_once(self) -> None:
-        commit = self.member.begin_commit()
-        if commit is None:
-            return
-        started = time.perf_counter()
-        await self.loop.run_in_executor(self._disk, commit)
-        self.metrics.observe_commit(time.perf_counter() - started)
-        self.member.end_commit()
+            self.backend_thread.commit_due()
 
     async def _catch_up_forever(self) -> None:
         while True:
@@ -399,7 +375,9 @@ class Server:
         async with self._receiving:
             self._remove_received(self.member.applied_index)
             await self._store_snapshot(message.snapshot, chunks)
-            self.receive(message)
+            # Not while the backend is being defragmented: installing replaces its file.
+            async with self.backend_thread.lock:
+                self.receive(message)
 
     async def _store_snapshot(self, meta: SnapshotMeta, chunks: SnapshotReader) -> None:
         path = datadir.received_snapshot(self.state.snap_dir, meta.index)
@@ -436,9 +414,9 @@ class Server:
     async def _send_snapshot(self, message: Message) -> None:
         path = self.state.snap_dir / f"to-{message.to:x}-{next(self._copies)}.copy"
         try:
-            await self._commit()
+            await self.backend_thread.commit()
             # On the backend's thread, so that no commit comes between the copy and its position.
-            meta = await self.loop.run_in_executor(self._disk, self._copy, path)
+            meta = await self.backend_thread.run(partial(self._copy, path))
         except (OSError, StorageError) as error:
             log.error("could not make a snapshot: %s", error)
             path.unlink(missing_ok=True)
@@ -459,7 +437,7 @@ class Server:
         """Put a received snapshot in the place of the state (Snapshots)."""
         path = datadir.received_snapshot(self.state.snap_dir, meta.index)
         # Waits for a commit under way: it must not end up in the new backend.
-        self._disk.submit(lambda: None).result()
+        self.backend_thread.wait()
         self.state.backend.replace(path)
         self.store.restore()
         self._restore_leases()

@@ -25,7 +25,8 @@ import lmdb
 from kvstore.storage.backend import ABSENT, TABLES, Absent, WriteBuffer, Writes, merge
 from kvstore.storage.durable import replace_durably, sync_directory
 from kvstore.storage.errors import BackendFailed, CopyFailed, CorruptBackend
-from kvstore.storage.lmdb_file import CRC, CRC_BYTES, DAMAGED, SEEDS, check_file, scan_pairs
+from kvstore.storage.lmdb_copy import never, write_packed
+from kvstore.storage.lmdb_file import CRC, CRC_BYTES, DAMAGED, SEEDS, scan_pairs
 
 MAP_BYTES = 64 << 30
 """Default size of the memory map, the most the file can grow to before the next start. Virtual."""
@@ -36,6 +37,9 @@ _MAX_MAP_SHARE = 2
 _META_PAGES = 2
 
 _Table: TypeAlias = "tuple[lmdb._Database, int]"
+
+PACKED_SUFFIX = ".packed"
+"""Of the file that `pack` writes beside the backend's."""
 
 
 class LmdbBackend:
@@ -50,7 +54,11 @@ class LmdbBackend:
         self._buffer = WriteBuffer()
         self._committed = False
         self._failed = False
+        self._open(map_size)
+
+    def _open(self, map_size: int) -> None:
         created = not os.path.exists(self._path)
+        self._packed = False
         try:
             self._env = _open(self._path, map_size)
             self._tables: dict[str, _Table] = {
@@ -164,20 +172,45 @@ class LmdbBackend:
         return (_META_PAGES + pages) * self._page_bytes()
 
     def copy_to(self, path: str) -> None:
-        if os.path.exists(path):
-            raise CopyFailed(path, "File exists")
+        write_packed(self._env, self._tables, path, self.size_in_use())
+
+    def pack(self, stop: Callable[[], bool] = never) -> None:
+        """Put a packed copy of the last commit in the file's place, durably: defragmentation.
+
+        On the writer thread, and `switch` on the loop must come next: until then reads are served
+        from the old file, which has no name any more, and a commit is refused. Killed at any point
+        the member finds the old or the new file, with the same content.
+
+        Args:
+            stop: asked now and then; True ends it with `CopyFailed`.
+
+        Raises:
+            CopyFailed, CorruptBackend: nothing has changed, the old file serves on.
+            BackendFailed: it is not known which file a power cut would leave: the process must end.
+        """
+        partial = self._path + PACKED_SUFFIX
+        write_packed(self._env, self._tables, partial, self.size_in_use(), stop)
         try:
-            self._env.copy(path, compact=True)
-            check_file(path)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            sync_directory(os.path.dirname(path) or ".")
-        except (lmdb.Error, OSError) as error:
-            _remove(path)
-            raise CopyFailed(path, error) from error
-        except CorruptBackend:
-            _remove(path)
-            raise
+            os.replace(partial, self._path)
+        except OSError as error:
+            os.unlink(partial)
+            raise CopyFailed(self._path, error) from error
+        self._packed = True
+        try:
+            sync_directory(os.path.dirname(self._path) or ".")
+        except OSError as error:
+            raise BackendFailed("sync the directory of", self._path, error) from error
+
+    def switch(self) -> Callable[[], None]:
+        """Go on with the file that `pack` has put in place; what is pending stays pending.
+
+        Scans under way read on in the old file, which ends with the last of them.
+
+        Returns:
+            What lets go of the old file: slow for a large one (20 ms for a gigabyte), so call it on
+            a worker thread.
+        """
+        return self._reopen()
 
     @contextmanager
     def pinned_file(self) -> Iterator[int]:
@@ -201,11 +234,22 @@ class LmdbBackend:
         """Put another backend file in this one's place, durably, and go on with its content.
 
         What was pending is forgotten. No commit may be under way. The file at `path` is moved.
+        Scans under way read on in the old file.
         """
-        map_size = int(self._env.info()["map_size"])
-        self.close()
         replace_durably(os.fspath(path), self._path)
-        self.__init__(self._path, map_size)  # type: ignore[misc]
+        self._buffer = WriteBuffer()
+        self._committed = False
+        self._reopen()()
+
+    def _reopen(self) -> Callable[[], None]:
+        """Open the file that now has the name, return what lets go of the one that had it."""
+        map_size = int(self._env.info()["map_size"])
+        self._snapshot.abort()
+        # The old file keeps its lock file, without the name: the two must share no lock.
+        os.unlink(self._path + "-lock")
+        old = [self._env, self._tables]
+        self._open(map_size)
+        return old.clear
 
     def close(self) -> None:
         self._failed = True
@@ -219,6 +263,8 @@ class LmdbBackend:
         """One write transaction, durable on return. Keys in order: neighbours share pages."""
         if self._failed:
             raise BackendFailed("commit", self._path, "closed, or an earlier commit failed")
+        if self._packed:
+            raise BackendFailed("commit", self._path, "a packed file has taken its place")
         try:
             with self._env.begin(write=True) as txn:
                 for table, changes in frozen.items():
@@ -280,9 +326,3 @@ def _scan_and_end(
         yield from scan_pairs(txn, db, table, start, end)
     finally:
         txn.abort()
-
-
-def _remove(path: str) -> None:
-    for name in (path, path + "-lock"):
-        if os.path.exists(name):
-            os.unlink(name)

@@ -42,8 +42,10 @@ def alarmed(cluster: Cluster, through: int) -> set[int]:
     return {alarm.memberID for alarm in cluster.client(through).alarm(0, kind=NOSPACE).alarms}
 
 
-def test_full_cluster_says_so_and_still_deletes(small: Cluster) -> None:
-    """MNT-02, MNT-08, MNT-10, MNT-13, MNT-15, GEN-23: through a follower, until it is full."""
+def test_full_cluster_says_so_and_finds_the_way_out(small: Cluster) -> None:
+    """MNT-02, MNT-08, MNT-10, MNT-13, MNT-14, MNT-15, CMP-10, GEN-23: filled through a follower,
+    it is refused everywhere, over a kill of all; it deletes, compacts, defragments, disarms, and
+    writes again."""
     follower, leader = small.followers()[0], small.leader()
     accepted = fill(small, follower)
     assert QUOTA // 4 < accepted * VALUE <= QUOTA
@@ -72,13 +74,24 @@ def test_full_cluster_says_so_and_still_deletes(small: Cluster) -> None:
     assert deleted.deleted == accepted
     client.compact(deleted.header.revision, physical=True)
     small.wait_equal_hashes()
-    # MNT-14: disarmed without a defragmentation, it lasts until the next costly request.
+    # Disarmed without a defragmentation, it lasts until the next costly request.
     assert "NOSPACE" in ok(small.etcdctl("alarm", "disarm"))
     assert alarmed(small, 0) == set()
     with pytest.raises(grpc.RpcError) as caught:
         small.client(follower).put(b"again", bytes(VALUE))
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert alarmed(small, 0)
+
+    # The way out: compacted is the history already, so defragment, then disarm.
+    assert ok(small.etcdctl("defrag")).count("Finished defragmenting etcd member") == 3
+    assert "NOSPACE" in ok(small.etcdctl("alarm", "disarm"))
+    assert ok(small.etcdctl("alarm", "list")) == ""
+    for i in range(3):
+        assert small.client(i).status().dbSize < QUOTA / 4
+        assert list(small.client(i).status().errors) == []
+        small.client(i).put(b"room again", bytes(VALUE))
+    ok(small.etcdctl("endpoint", "health"))
+    small.wait_equal_hashes()
 
 
 def test_one_small_member_alarms_the_cluster(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A process that writes until it is killed and says on standard output what is durable.
 
-Run as `python -m tests.storage.writing_process wal|lmdb PATH`.
+Run as `python -m tests.storage.writing_process wal|lmdb|pack PATH`.
 """
 
 from __future__ import annotations
@@ -41,5 +41,19 @@ def write_backend(path: str) -> None:
             print(index, flush=True)
 
 
+def pack_backend(path: str) -> None:
+    """As `write_backend`, and after each commit pack the file and go on with the packed one."""
+    backend = LmdbBackend(path)
+    last = int(backend.get(META, b"applied") or b"0")
+    for index in count(last + 1):
+        backend.put(REVISIONS, b"%016d" % index, b"row %d" % index)
+        backend.put(META, b"applied", b"%d" % index)
+        if index % ROWS_IN_A_COMMIT == 0:
+            backend.commit()
+            print(index, flush=True)
+            backend.pack()
+            backend.switch()()
+
+
 if __name__ == "__main__":
-    {"wal": write_log, "lmdb": write_backend}[sys.argv[1]](sys.argv[2])
+    {"wal": write_log, "lmdb": write_backend, "pack": pack_backend}[sys.argv[1]](sys.argv[2])
