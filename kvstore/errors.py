@@ -130,6 +130,18 @@ NOT_PRIMARY_LESSOR = EtcdError(Code.UNKNOWN, "not a primary lessor")
 LEADER_TRANSFER_TIMEOUT = _etcd(Code.UNKNOWN, "request timed out, leader transfer took too long")
 UNKNOWN_METHOD = _etcd(Code.UNKNOWN, "unknown method")
 
+# Errors of the Lock and Election services (CON-05, CON-11, CON-12).
+LOCK_SESSION_EXPIRED = EtcdError(Code.UNKNOWN, "mutex: session is expired")
+ELECTION_NOT_LEADER = EtcdError(Code.UNKNOWN, "election: not leader")
+ELECTION_NO_LEADER = EtcdError(Code.UNKNOWN, "election: no leader")
+ELECTION_MISSING_LEADER = EtcdError(Code.UNKNOWN, '"leader" field must be provided')
+
+# What RangeStream refuses (RST-02).
+RANGE_STREAM_ORDER = EtcdError(
+    Code.UNIMPLEMENTED, "RangeStream does not support custom sort orders"
+)
+RANGE_STREAM_FILTER = EtcdError(Code.UNIMPLEMENTED, "RangeStream does not support revision filters")
+
 # Reasons in WatchResponse.cancel_reason.
 WATCH_RANGE_EMPTY = "mvcc: watcher range is empty"
 WATCH_DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"

@@ -48,6 +48,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/rpc/listener.py": frozenset({"asyncio", "h2corn", "socket"}),
     "kvstore/rpc/maintenance.py": frozenset({"asyncio"}),
     "kvstore/rpc/peer_calls.py": frozenset({"asyncio"}),
+    "kvstore/rpc/waiting.py": frozenset({"asyncio"}),
     "kvstore/rpc/watch.py": frozenset({"asyncio"}),
     "kvstore/storage/durable.py": frozenset({"fcntl", "os"}),
     "kvstore/storage/lmdb_backend.py": frozenset({"lmdb", "os", "open()"}),

@@ -256,6 +256,13 @@ class _Stream:
         self._method.sent += len(messages)
 
 
+async def single_request(requests: AsyncIterator[Any]) -> Any:
+    """Return the request of a server-streaming call. Raises EtcdError (INTERNAL) without one."""
+    async for request in requests:
+        return request
+    raise _NO_MESSAGE
+
+
 class GrpcRouter:
     """An ASGI application that serves the registered RPCs and leaves the rest to ``fallback``.
 
@@ -281,6 +288,28 @@ class GrpcRouter:
         """
         self._register(path, "unary", parse, handler)
 
+    def waiting_unary(
+        self,
+        path: str,
+        parse: Callable[[bytes], Any],
+        handler: Callable[[Call, Any], Awaitable[bytes]],
+    ) -> None:
+        """Like `unary`, for calls that wait for other clients: `stop` ends them as it does streams.
+
+        The handler is cancelled then too.
+        """
+
+        async def wait(call: Call, message: Any) -> bytes:
+            task = asyncio.current_task()
+            assert task is not None
+            self._streams[task] = call
+            try:
+                return await handler(call, message)
+            finally:
+                del self._streams[task]
+
+        self._register(path, "unary", parse, wait)
+
     def stream(
         self,
         path: str,
@@ -302,7 +331,7 @@ class GrpcRouter:
         self.methods[path] = Method(service, name, kind, parse, handler)
 
     def stop(self) -> None:
-        """Refuse new calls and end open streams with "server stopped"; unary calls go on."""
+        """Refuse new calls; end streams and calls that wait with "server stopped"; others go on."""
         self._stopped = True
         for task, call in self._streams.items():
             _end(call, task, STOPPED)

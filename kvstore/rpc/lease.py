@@ -68,15 +68,7 @@ class LeaseService:
         self, call: Call, requests: AsyncIterator[rpc_pb2.LeaseKeepAliveRequest], send: Send
     ) -> None:
         """Answer each request in order (LSE-05); a half-close ends the stream (LSE-15)."""
-        lost_leader = self._guard.guard(self._core, call)
-        worker = asyncio.ensure_future(self._keep_alive(requests, send))
-        try:
-            done, _ = await asyncio.wait({worker, lost_leader}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
-        finally:
-            worker.cancel()
-            lost_leader.cancel()
+        await self._guard.run(self._core, call, lambda: self._keep_alive(requests, send))
 
     async def _keep_alive(
         self, requests: AsyncIterator[rpc_pb2.LeaseKeepAliveRequest], send: Send

@@ -40,6 +40,22 @@ class LeaderGuard:
             future.add_done_callback(self._streams.discard)
         return future
 
+    async def run(self, core: Core, call: Call, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work of a stream, ended early when the cluster was leaderless too long.
+
+        Raises:
+            EtcdError: NoLeader, and what the work raises.
+        """
+        lost_leader = self.guard(core, call)
+        worker = asyncio.ensure_future(work())
+        try:
+            done, _ = await asyncio.wait({worker, lost_leader}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
+        finally:
+            worker.cancel()
+            lost_leader.cancel()
+
     def leaderless(self) -> None:
         """The cluster has had no leader for three election time-outs."""
         for future in list(self._streams):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.errors import EtcdError
-from kvstore.pb import health_pb2, rpc_pb2
+from kvstore.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
 from kvstore.rpc.cluster import ClusterService
+from kvstore.rpc.election import ElectionService
 from kvstore.rpc.grpc import GrpcRouter
 from kvstore.rpc.health import HealthService
 from kvstore.rpc.http import HttpRouter, standard_routes
 from kvstore.rpc.kv import KVService
+from kvstore.rpc.lock import LockService
 from kvstore.rpc.maintenance import MaintenanceService
 from kvstore.rpc.metrics import exposition
+from kvstore.rpc.waiting import Lines
 from kvstore.rpc.watch import WatchService
 from kvstore.version import STORAGE_VERSION, VERSION
 
@@ -89,7 +92,24 @@ def _register(router: GrpcRouter, server: Server) -> None:
     unary(service + "Alarm", pb.AlarmRequest.FromString, maintenance.alarm)
     unary(service + "Defragment", pb.DefragmentRequest.FromString, maintenance.defragment)
     unary(service + "MoveLeader", pb.MoveLeaderRequest.FromString, maintenance.move_leader)
+    _register_concurrency(router, server, kv)
     check = health_pb2.HealthCheckRequest.FromString
     unary("/grpc.health.v1.Health/Check", check, health.check)
     unary("/grpc.health.v1.Health/List", health_pb2.HealthListRequest.FromString, health.list)
     stream("/grpc.health.v1.Health/Watch", check, health.watch, kind="server_stream")
+
+
+def _register_concurrency(router: GrpcRouter, server: Server, kv: KVService) -> None:
+    core = server.core
+    lines = Lines(core, kv, server.leases)
+    lock = LockService(core, kv, lines)
+    election = ElectionService(core, lines, server.guard)
+    unary, waiting, stream = router.unary, router.waiting_unary, router.stream
+    waiting("/v3lockpb.Lock/Lock", lock_pb2.LockRequest.FromString, lock.lock)
+    unary("/v3lockpb.Lock/Unlock", lock_pb2.UnlockRequest.FromString, lock.unlock)
+    service, pb = "/v3electionpb.Election/", election_pb2
+    waiting(service + "Campaign", pb.CampaignRequest.FromString, election.campaign)
+    unary(service + "Proclaim", pb.ProclaimRequest.FromString, election.proclaim)
+    unary(service + "Leader", pb.LeaderRequest.FromString, election.leader)
+    unary(service + "Resign", pb.ResignRequest.FromString, election.resign)
+    stream(service + "Observe", pb.LeaderRequest.FromString, election.observe, kind="server_stream")

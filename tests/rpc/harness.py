@@ -23,7 +23,7 @@ import h2.exceptions
 
 from kvstore.errors import Code, EtcdError
 from kvstore.pb import rpc_pb2
-from kvstore.rpc.grpc import Call, GrpcRouter, SendMessages
+from kvstore.rpc.grpc import Call, GrpcRouter, SendMessages, single_request
 from kvstore.rpc.http import HttpRouter, standard_routes
 from kvstore.rpc.listener import Listener
 from kvstore.rpc.metrics import exposition
@@ -65,6 +65,9 @@ class Service:
         self.pending.append(future)
         self.seen.put("started")
         return future
+
+    async def wait(self, call: Call, request: Any) -> bytes:
+        return await self.hang(call, request)
 
     def _note_cancelled(self, future: asyncio.Future[bytes]) -> None:
         if future.cancelled():
@@ -163,6 +166,11 @@ class Service:
             await send(b"ok")
         raise EtcdError(Code.DATA_LOSS, request.value.decode())
 
+    async def stream_single(
+        self, call: Call, requests: AsyncIterator[Any], send: SendMessages
+    ) -> None:
+        await send(bytes((await single_request(requests)).value))
+
     async def stream_deaf(
         self, call: Call, requests: AsyncIterator[Any], send: SendMessages
     ) -> None:
@@ -188,6 +196,7 @@ class Service:
     def register(self, router: GrpcRouter) -> None:
         for name in ("echo", "later", "hang", "own_cancel", "fail", "crash", "inspect"):
             router.unary(SERVICE + name, Put.FromString, getattr(self, name))
+        router.waiting_unary(SERVICE + "wait", Put.FromString, self.wait)
         for name in dir(self):
             if name.startswith("stream_"):
                 router.stream(SERVICE + name, Put.FromString, getattr(self, name))

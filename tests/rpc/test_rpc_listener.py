@@ -12,6 +12,7 @@ import h2.events
 import h2.exceptions
 import pytest
 
+from kvstore.errors import Code
 from kvstore.rpc.listener import (
     KEEPALIVE_IDLE_S,
     MAX_CONCURRENT_STREAMS,
@@ -201,6 +202,19 @@ def test_stop_ends_open_streams_with_server_stopped() -> None:
                 next(stream)
             assert stream.code() == grpc.StatusCode.UNAVAILABLE
             assert stream.details() == "etcdserver: server stopped"
+
+
+def test_stop_ends_calls_that_wait_for_other_clients() -> None:
+    """CON-06: who waits for a lock must hear of it, and can wait elsewhere."""
+    with Running(stop_grace_s=WAIT_S) as server:
+        client = RawClient(server.port)
+        stream = client.open("wait")
+        client.data(stream, frame(put()), end=True)
+        server.await_seen("started")
+        server.stop()
+        assert client.answer(stream).status == (Code.UNAVAILABLE, "etcdserver: server stopped")
+        server.await_seen("cancelled")
+        client.close()
 
 
 def test_stop_cancels_what_outlives_the_grace() -> None:

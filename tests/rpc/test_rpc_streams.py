@@ -185,6 +185,13 @@ def test_a_stopping_server_ends_open_streams_and_refuses_new_calls() -> None:
         client.close()
 
 
+def test_a_server_stream_takes_one_request(client: RawClient) -> None:
+    assert client.call("stream_single", frame(put(b"one"))).messages == [b"one"]
+    code, text = client.call("stream_single", b"").status
+    assert code is Code.INTERNAL
+    assert "received no request message" in text
+
+
 # Back-pressure.
 
 
