@@ -8,6 +8,7 @@ from typing import Final
 
 import yaml
 
+from kvstore.cli.deprecated_flags import DEPRECATED_BY_CONFIG_KEY
 from kvstore.cli.flag_table import BY_CONFIG_KEY, REMOVED_BY_NAME, Flag, Kind
 from kvstore.cli.go_syntax import MAX_INT64, MAX_UINT32, MAX_UINT64
 from kvstore.cli.values import Notice, Settings, Value, parse_value
@@ -62,7 +63,7 @@ def _add_keys(settings: Settings, prefix: str, mapping: Mapping[object, object])
             elif value is not None:
                 raise ConfigError(f'--config-file {settings.config_file}: "{key}" is a section')
             continue
-        flag = BY_CONFIG_KEY.get(key)
+        flag = BY_CONFIG_KEY.get(key) or DEPRECATED_BY_CONFIG_KEY.get(key)
         if flag is None:
             _check_removed(settings, key, value)
         elif value is not None:
@@ -89,6 +90,7 @@ _CONFIG_TYPES: Final[Mapping[Kind, tuple[type, str]]] = {
     Kind.STRING: (str, "a string"),
     Kind.URLS: (str, "a string of comma-separated URLs"),
     Kind.ENUM: (str, "a string"),
+    Kind.GATES: (str, "a string of Name=true|false pairs"),
     Kind.BOOL: (bool, "true or false"),
     Kind.INT: (int, "an integer"),
     Kind.UINT: (int, "an integer"),

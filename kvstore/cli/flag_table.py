@@ -3,7 +3,8 @@
 This table is the one place that knows flags: the command line, the environment, the config file and
 ``--help`` are all read off it. A flag that etcd has and this server has not (yet) stands here too,
 so that it is refused by name and never taken for a misspelling. Flags that were removed stand in
-`REMOVED`: on a command line they are unknown, as in etcd; the table only adds what replaced them.
+`REMOVED`: on a command line they are unknown, as in etcd; the table only adds what replaced them
+(`deprecated_flags` takes those of etcd 3.6 under their old names).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Kind(Enum):
     DURATION = "duration"
     URLS = "urls"
     """Comma-separated URLs."""
+    GATES = "gates"
+    """``Name=true,Name=false``: feature gates."""
     STRINGS = "strings"
     """Comma-separated texts."""
     ENUM = "enum"
@@ -174,7 +177,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
              "peer connection read timeout, raised to 5s if lower", key=None),
         _off("raft-write-timeout", Kind.DURATION, "5s",
              "peer connection write timeout, raised to 5s if lower", key=None),
-        _off("feature-gates", Kind.STRINGS, "", "Name=true|false list; unknown names are an error"),
+        _on("feature-gates", Kind.GATES, "", "Name=true|false list; unknown names are an error"),
     ),
     *_group(
         "clustering",
@@ -222,7 +225,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("strict-reconfig-check", Kind.BOOL, "true",
              "refuse membership changes that risk quorum"),
         _on("pre-vote", Kind.BOOL, "true", "raft pre-vote"),
-        _off("auto-compaction-retention", Kind.STRING, "0", "history kept; 0 off"),
+        _on("auto-compaction-retention", Kind.STRING, "0",
+             "history kept, a duration, hours without a unit, or revisions; 0 off"),
         _on("auto-compaction-mode", Kind.ENUM, "periodic",
              "unit of auto-compaction-retention", choices=("periodic", "revision")),
     ),
@@ -318,9 +322,9 @@ FLAGS: Final[tuple[Flag, ...]] = (
     ),
     *_group(
         "features",
-        _off("corrupt-check-time", Kind.DURATION, "0s", "period of full hash comparison, 0 off"),
-        _off("compact-hash-check-time", Kind.DURATION, "1m0s",
-             "period of compaction hash comparison"),
+        _on("corrupt-check-time", Kind.DURATION, "0s", "period of full hash comparison, 0 off"),
+        _on("compact-hash-check-time", Kind.DURATION, "1m0s",
+             "period of compaction hash comparison, with the gate CompactHashCheck"),
         _on("compaction-batch-limit", Kind.INT, "0",
              "revisions deleted per compaction step; 0 means 1000"),
         _on("compaction-sleep-interval", Kind.DURATION, "0s", "pause between steps; 0 means 10ms"),

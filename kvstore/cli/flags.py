@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvstore.cli.config_file import read_config_file
+from kvstore.cli.deprecated_flags import DEPRECATED, DEPRECATED_BY_ENV, move_to_successors
 from kvstore.cli.flag_table import BY_ENV, BY_NAME, FLAGS, REMOVED_BY_NAME, Flag, Kind, Status
 from kvstore.cli.values import Notice, Settings, Value, parse_value
 from kvstore.server.config import ConfigError
@@ -62,6 +63,8 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         if name in ("h", "help"):
             return CommandLine(values, arguments[position:], help=True)
         flag = BY_NAME.get(name)
+        if flag is None and name in DEPRECATED:
+            flag = DEPRECATED[name].flag
         if flag is None:
             raise UsageError(_undefined(name))
         if not equals and flag.kind in (Kind.BOOL, Kind.ANY):
@@ -103,10 +106,13 @@ def read_settings(command_line: CommandLine, environment: Mapping[str, str]) -> 
         raise ConfigError(f"'{command_line.positional[0]}' is not a valid flag")
     path = command_line.values.get("config-file") or environment.get("ETCD_CONFIG_FILE")
     if path:
-        return read_config_file(str(path))
+        settings = read_config_file(str(path))
+        move_to_successors(settings)
+        return settings
     settings = Settings(dict(command_line.values))
     settings.sources = {name: f"--{name}" for name in settings.values}
     _add_environment(settings, environment)
+    move_to_successors(settings)
     return settings
 
 
@@ -114,7 +120,7 @@ def _add_environment(settings: Settings, environment: Mapping[str, str]) -> None
     for key in sorted(environment):
         if not key.startswith("ETCD_") or key in _UNNOTICED_ENV:
             continue
-        flag, text = BY_ENV.get(key), environment[key]
+        flag, text = BY_ENV.get(key) or DEPRECATED_BY_ENV.get(key), environment[key]
         if key == "ETCD_VERSION":
             fields = {"key": key, "value": text}
             notice = Notice("warn", "cannot set special environment variable", fields)

@@ -6,7 +6,9 @@ they pass only at their default. Rules between settings are in `kvstore.server.c
 
 from __future__ import annotations
 
+from kvstore.cli.feature_gates import parse_gates
 from kvstore.cli.flag_table import BY_NAME, Status
+from kvstore.cli.retention import parse_retention
 from kvstore.cli.values import Settings, Value, default_value
 from kvstore.server.config import (
     DEFAULT_BATCH_INTERVAL_S,
@@ -17,12 +19,14 @@ from kvstore.server.config import (
     DEFAULT_SNAPSHOT_COUNT,
     DEFAULT_WATCH_PROGRESS_INTERVAL_S,
     MIN_WATCH_PROGRESS_INTERVAL_S,
+    AutoCompaction,
     Config,
     ConfigError,
     InitialCluster,
     parse_initial_cluster,
     verify,
 )
+from kvstore.server.features import enabled_gates
 
 _NS_PER_S = 10**9
 
@@ -117,6 +121,10 @@ def build_config(settings: Settings) -> Config:
         log_format=read.text("log-format"),
         log_outputs=tuple(dict.fromkeys(read.texts("log-outputs"))) or ("default",),
         warning_apply_s=read.seconds("warning-apply-duration"),
+        feature_gates=enabled_gates(parse_gates(",".join(read.texts("feature-gates")))),
+        auto_compaction=_auto_compaction(read),
+        corrupt_check_s=read.seconds("corrupt-check-time"),
+        compact_hash_check_s=read.seconds("compact-hash-check-time"),
         warning_unary_s=read.seconds("warning-unary-request-duration"),
     )
     verify(config)
@@ -142,6 +150,11 @@ def _initial_cluster(settings: Settings, read: _Reader) -> InitialCluster:
     if "initial-cluster" in settings.values:
         return parse_initial_cluster(read.text("initial-cluster"))
     return ((read.text("name"), read.texts("initial-advertise-peer-urls")),)
+
+
+def _auto_compaction(read: _Reader) -> AutoCompaction | None:
+    retention = read.text("auto-compaction-retention") or "0"
+    return parse_retention(read.text("auto-compaction-mode"), retention)
 
 
 def _quota(flag_value: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from kvstore.cli.feature_gates import normal_form, parse_gates
 from kvstore.cli.flag_table import Flag, Kind
 from kvstore.cli.go_syntax import (
     MAX_UINT32,
@@ -58,6 +59,7 @@ _PARSERS: Final[Mapping[Kind, Callable[[str], Value]]] = {
     Kind.UINT32: lambda text: parse_uint(text, MAX_UINT32),
     Kind.DURATION: parse_duration_ns,
     Kind.URLS: parse_urls,
+    Kind.GATES: lambda text: normal_form(parse_gates(text)),
     Kind.STRINGS: lambda text: tuple(text.split(",")) if text else (),
 }
 

@@ -16,6 +16,11 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
+from kvstore.server.features import (
+    DEFAULT_GATES,
+    LEASE_CHECKPOINT,
+    LEASE_CHECKPOINT_PERSIST,
+)
 from kvstore.server.urls import (
     UrlError,
     is_tls,
@@ -45,7 +50,21 @@ MIN_WATCH_PROGRESS_INTERVAL_S: Final = 0.1
 GRPC_OVERHEAD_BYTES: Final = 512 * 1024
 """What a gRPC message may be longer than ``max_request_bytes``."""
 
+PERIODIC: Final = "periodic"
+REVISION: Final = "revision"
+"""Modes of auto-compaction."""
+
 InitialCluster = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AutoCompaction:
+    """How much history the leader keeps by itself (CMP-12)."""
+
+    mode: str
+    """`PERIODIC` or `REVISION`."""
+    retention: float
+    """Seconds in periodic mode, revisions in the other; > 0."""
 
 
 class ConfigError(Exception):
@@ -107,6 +126,15 @@ class Config:
     """Revisions looked at in one step of a compaction; >= 1."""
     compaction_sleep_s: float = DEFAULT_COMPACTION_SLEEP_S
     """``--compaction-sleep-interval``: pause between two steps, seconds; > 0."""
+
+    auto_compaction: AutoCompaction | None = None
+    """``--auto-compaction-mode`` and ``--auto-compaction-retention``; None: off."""
+    corrupt_check_s: float = 0.0
+    """``--corrupt-check-time``: period of the comparison of all members' data; 0: off."""
+    compact_hash_check_s: float = 60.0
+    """``--compact-hash-check-time``, seconds, with the gate CompactHashCheck; > 0."""
+    feature_gates: frozenset[str] = DEFAULT_GATES
+    """Names of the gates that are on, see `kvstore.server.features`."""
 
     max_txn_ops: int = 128
     """Operations allowed in one branch of a transaction."""
@@ -253,10 +281,19 @@ def _verify_numbers(config: Config) -> None:
          config.compaction_sleep_s),
         ("--watch-progress-notify-interval must be >=0", config.watch_progress_interval_s > 0,
          config.watch_progress_interval_s),
+        ("--corrupt-check-time must be >=0", config.corrupt_check_s >= 0, config.corrupt_check_s),
+        ("--compact-hash-check-time must be >0", config.compact_hash_check_s > 0,
+         config.compact_hash_check_s),
     )  # fmt: skip
     for text, holds, value in rules:
         if not holds:
             raise ConfigError(f"{text} (set to {value:g})")
+    gates = config.feature_gates
+    if LEASE_CHECKPOINT_PERSIST in gates and LEASE_CHECKPOINT not in gates:
+        raise ConfigError(
+            f"enabling feature gate {LEASE_CHECKPOINT_PERSIST} requires enabling feature gate"
+            f" {LEASE_CHECKPOINT}"
+        )
 
 
 def _verify_listen_urls(flag: str, urls: tuple[str, ...]) -> None:

@@ -38,9 +38,11 @@ from kvstore.rpc.peer_calls import PeerCalls
 from kvstore.rpc.watch import LeaderGuard
 from kvstore.server import datadir
 from kvstore.server.app import build_app
+from kvstore.server.auto_compaction import compact_by_schedule
 from kvstore.server.backend_thread import BackendThread
 from kvstore.server.config import Config, ConfigError
 from kvstore.server.defrag import Defragmenter
+from kvstore.server.features import without_effect
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
 from kvstore.storage.errors import SnapshotRejected, StorageError
@@ -205,6 +207,8 @@ class Server:
         self._spawn(self.backend_thread.commit_forever(self.config.backend_batch_interval_s))
         self._spawn(self._catch_up_forever())
         self._spawn(self._compact_forever())
+        if self.config.auto_compaction is not None:
+            self._spawn(compact_by_schedule(self.core, self.config.auto_compaction))
         await self._publish()
         for listener in self._listeners:
             await listener.start()
@@ -488,6 +492,8 @@ def run(config: Config) -> int:
     except (datadir.DataDirError, StorageError, ConfigError) as error:
         log.critical("%s", error)
         return FATAL_EXIT
+    for text in without_effect(config.feature_gates):
+        log.warning("%s", text)
     log.info(
         "starting",
         extra={
