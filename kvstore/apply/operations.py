@@ -40,6 +40,7 @@ def range_body_steps(store: Store, request: RangeRequest) -> Steps[Answer]:
     Raises:
         EtcdError: FUTURE_REV or COMPACTED.
     """
+    store.ranges += 1
     if request.range_end or request.count_only or _filters(request):
         found = yield from range_steps(store, request)
         return found.revision, encode_range(found)
@@ -128,6 +129,7 @@ def delete_range_in(
     txn: WriteTxn, store: Store, lessor: Lessor, request: DeleteRangeRequest
 ) -> bytes:
     """Delete in an open transaction; return the DeleteRangeResponse without header."""
+    store.deletes += 1
     start, end = interval(request.key, request.range_end)
     keys = list(store.index.live.irange(start, end, (True, False)))
     if not keys:
@@ -157,6 +159,7 @@ def apply_delete_keys(store: Store, lessor: Lessor, sorted_keys: Iterable[bytes]
     for key in sorted_keys:
         record = records.get(key)
         if record is not None and record.version:
+            store.deletes += 1
             txn.delete(key)
             lessor.detach(key)
     return txn.commit()

@@ -62,6 +62,7 @@ def apply_txn(store: Store, lessor: Lessor, request: TxnRequest) -> Answer:
     """
     plan = _plan(store, request)
     _check(store, lessor, plan)
+    store.txns += 1
     txn = store.begin()
     body = _run(txn, store, lessor, plan)
     return txn.commit(), body
@@ -76,6 +77,7 @@ def read_only_txn_body(store: Store, request: TxnRequest) -> Answer:
     plan = _plan(store, request)
     for op in plan.ops:
         _check_range(store, op.request_range)
+    store.txns += 1
     responses = [_range_response(store, op.request_range) for op in plan.ops]
     return store.revision, _txn_response(plan.succeeded, responses)
 

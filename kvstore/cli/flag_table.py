@@ -292,7 +292,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     *_group(
         "monitoring",
         _off("enable-pprof", Kind.BOOL, "false", "serve /debug/pprof/ on the client port"),
-        _off("metrics", Kind.ENUM, "basic",
+        _on("metrics", Kind.ENUM, "basic",
              "extensive adds gRPC latency histograms", choices=("basic", "extensive")),
         _off("listen-metrics-urls", Kind.URLS, "", "extra listeners for /metrics and health paths"),
     ),

@@ -117,6 +117,7 @@ def build_config(settings: Settings) -> Config:
         max_request_bytes=read.number("max-request-bytes"),
         max_concurrent_streams=read.number("max-concurrent-streams"),
         watch_progress_interval_s=_watch_progress(read.seconds("watch-progress-notify-interval")),
+        metrics=read.text("metrics"),
         log_level=read.text("log-level"),
         log_format=read.text("log-format"),
         log_outputs=tuple(dict.fromkeys(read.texts("log-outputs"))) or ("default",),

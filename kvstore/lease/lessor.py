@@ -20,11 +20,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvstore import errors
+from kvstore.histogram import Histogram, exponential
 from kvstore.lease import wire
 from kvstore.storage.backend import LEASES, Backend
 
 MAX_TTL_S = 9_000_000_000
 """The longest TTL that can be granted (LSE-02)."""
+
+TTL_BUCKETS_S = exponential(1, 2, 24)
+"""Of etcd_debugging_lease_ttl_total."""
 
 EXPIRED_LIMIT = 500
 """Leases handed out for revocation at once (LSE-20)."""
@@ -75,9 +79,25 @@ class Lease:
 
 
 class Lessor:
-    """All leases of the store. See the module docstring for what it does and does not do."""
+    """All leases of the store. See the module docstring for what it does and does not do.
 
-    __slots__ = ("_backend", "_heap", "_lease_of", "_leases", "_min_ttl_s", "_primary")
+    Attributes:
+        granted, renewed, revoked: how often, since start; renewals by this member as leader.
+        ttls: the granted TTLs, seconds.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_heap",
+        "_lease_of",
+        "_leases",
+        "_min_ttl_s",
+        "_primary",
+        "granted",
+        "renewed",
+        "revoked",
+        "ttls",
+    )
 
     def __init__(self, backend: Backend, *, min_ttl: int) -> None:
         """Start empty; `restore` loads what `backend` holds.
@@ -96,6 +116,8 @@ class Lessor:
         self._lease_of: dict[bytes, int] = {}
         self._heap: list[tuple[float, int]] = []
         self._primary = False
+        self.granted = self.renewed = self.revoked = 0
+        self.ttls = Histogram(TTL_BUCKETS_S)
 
     # Replicated state: changed by applied entries only, equal on all members.
 
@@ -155,6 +177,8 @@ class Lessor:
         lease = Lease(max(ttl, self._min_ttl_s))
         self._backend.put(LEASES, wire.encode_id(lease_id), wire.encode_lease(lease.ttl_s, 0))
         self._leases[lease_id] = lease
+        self.granted += 1
+        self.ttls.observe(lease.ttl_s)
         if self._primary:
             lease.expiry = lease.due = now + lease.ttl_s
             heapq.heappush(self._heap, (lease.due, lease_id))
@@ -171,6 +195,7 @@ class Lessor:
         lease = self._get(lease_id)
         self._backend.delete(LEASES, wire.encode_id(lease_id))
         del self._leases[lease_id]
+        self.revoked += 1
         for key in lease.keys:
             del self._lease_of[key]
         if len(self._heap) > 2 * len(self._leases) + STALE_HEAP_SLACK:
@@ -284,6 +309,7 @@ class Lessor:
             return RENEW_EXPIRED
         # The extension of a promotion may reach further than a fresh TTL: never shorten.
         lease.expiry = max(lease.expiry, now + lease.ttl_s)
+        self.renewed += 1
         return lease.ttl_s
 
     def remaining(self, lease_id: int, now: float) -> int:

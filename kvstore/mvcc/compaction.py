@@ -45,7 +45,7 @@ def save_meta(backend: Backend, name: bytes, revision: int) -> None:
 class CompactionPass:
     """One physical pass: removes what a compaction at `reach` drops, in slices."""
 
-    __slots__ = ("_backend", "_cursor", "_end", "_index", "reach")
+    __slots__ = ("_backend", "_cursor", "_end", "_index", "reach", "removed")
 
     def __init__(self, backend: Backend, index: KeyIndex, finished: int, reach: int) -> None:
         self._backend = backend
@@ -53,6 +53,8 @@ class CompactionPass:
         self._cursor = revision_key(max(finished, 0), 0)
         self._end = revision_key(reach + 1, 0)
         self.reach = reach
+        self.removed = 0
+        """Revisions that the last `step` removed."""
 
     def step(self, limit: int) -> bool:
         """Look at and remove up to about `limit` revisions each; return whether more is left."""
@@ -63,6 +65,7 @@ class CompactionPass:
                 self._backend.scan(REVISIONS, self._cursor, self._end), limit
             )
         ]
+        self.removed = 0
         budget = limit
         records = self._index.records
         for stored, key in scanned:
@@ -71,6 +74,7 @@ class CompactionPass:
                 continue  # An earlier revision of this slice removed the whole key.
             wanted = record.droppable(self.reach)
             self._drop(key, record, min(wanted, budget))
+            self.removed += min(wanted, budget)
             budget -= min(wanted, budget)
             if budget == 0:
                 self._cursor = stored

@@ -64,6 +64,9 @@ class Store:
         finished_compact_revision: how far physical removal has got; `physical=true` waits until
             it reaches `compact_revision` (CMP-07).
         on_events: called once for each revision, after it is readable (WCH-25).
+        puts, deletes, ranges, txns: requests carried out since start, those inside of transactions
+            too; put_bytes: sum of the keys and values put.
+        removed_revisions: what compactions have removed since start.
     """
 
     __slots__ = (
@@ -72,16 +75,24 @@ class Store:
         "_pins",
         "backend",
         "compact_revision",
+        "deletes",
         "finished_compact_revision",
         "index",
         "newest",
         "on_events",
+        "put_bytes",
+        "puts",
+        "ranges",
+        "removed_revisions",
         "revision",
+        "txns",
     )
 
     def __init__(self, backend: Backend) -> None:
         """Load what `backend` holds. Raises CorruptBackend."""
         self.on_events: Callable[[int, list[Event]], None] = _ignore_events
+        self.puts = self.deletes = self.ranges = self.txns = 0
+        self.put_bytes = self.removed_revisions = 0
         self.restore(backend)
 
     def restore(self, backend: Backend | None = None) -> None:
@@ -217,7 +228,9 @@ class Store:
             self._pass = CompactionPass(
                 self.backend, self.index, self.finished_compact_revision, reach
             )
-        if self._pass.step(limit):
+        more = self._pass.step(limit)
+        self.removed_revisions += self._pass.removed
+        if more:
             return True
         # In the same buffer behind the last removal, so never durable before it.
         self.finished_compact_revision = self._pass.reach
@@ -311,6 +324,8 @@ class WriteTxn:
         """Write one key (PUT-01..03). The caller has checked the lease and moves attachments."""
         store, main, events = self._store, self.main, self._events
         sub = len(events)
+        store.puts += 1
+        store.put_bytes += len(key) + len(value)
         create, version, previous, previous_sub = store.index.put(key, main, sub)
         stored = encode_key_value(key, create, self._mod_field, version, value, lease)
         store.backend.put(REVISIONS, revision_key(main, sub), stored)

@@ -50,6 +50,10 @@ class WatchHub:
 
     Inputs: `publish` for each applied revision, `catch_up` about every 100 ms and again at once
     while it returns True, `tick` every 100 ms or so, `restored` after a snapshot was installed.
+
+    Attributes:
+        streams: all that are open.
+        events_sent: events that streams have handed out since start.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class WatchHub:
         self._cursor = 0
         self._progress_due: dict[WatchStream, float] = {}
         self._next_progress = math.inf
+        self.streams: set[WatchStream] = set()
+        self.events_sent = 0
 
     def stream(self, wake: Callable[[], None]) -> WatchStream:
         """Open a stream.
@@ -101,12 +107,23 @@ class WatchHub:
             wake: called when the stream's queue turns non-empty, often in the middle of applying:
                 it may only note or schedule, not call back into the hub or the stream.
         """
-        return WatchStream(self, wake, self._queue_limit, self._queue_bytes)
+        stream = WatchStream(self, wake, self._queue_limit, self._queue_bytes)
+        self.streams.add(stream)
+        return stream
 
     @property
     def published(self) -> int:
         """All events up to this revision are queued for every synced watcher (WCH-32, WCH-38)."""
         return self._published
+
+    @property
+    def slow_watchers(self) -> int:
+        """Watchers that are served from history for now."""
+        return len(self._unsynced)
+
+    def events_waiting(self) -> int:
+        """Count the events that are queued on all streams."""
+        return sum(response[3] for stream in self.streams for response in stream.queue)
 
     @property
     def store_revision(self) -> int:
@@ -145,6 +162,7 @@ class WatchHub:
     def forget(self, stream: WatchStream) -> None:
         """Drop what is kept for a closed stream besides its watchers."""
         self._progress_due.pop(stream, None)
+        self.streams.discard(stream)
 
     # Live events.
 
@@ -193,9 +211,9 @@ class WatchHub:
                 watcher.sent = True
                 if queue:
                     stream.queued_bytes += size
-                    queue.append((parts, watcher.id_field, size))
+                    queue.append((parts, watcher.id_field, size, 1))
                 else:
-                    stream.push_sized(parts, watcher.id_field, size)
+                    stream.push_sized(parts, watcher.id_field, size, 1)
         for watcher in behind:
             self._fall_behind(watcher, revision)
 
@@ -230,9 +248,10 @@ class WatchHub:
         id_size = len(watcher.id_field)
         if watcher.fragment and len(parts) > 2 and size + id_size >= self._fragment_bytes:
             for piece in wire.fragments(parts, id_size, self._fragment_bytes):
-                watcher.stream.push(piece, watcher.id_field)
+                events = len(piece) - 1 - (piece[-1] == wire.FRAGMENT)
+                watcher.stream.push(piece, watcher.id_field, events)
         else:
-            watcher.stream.push_sized(parts, watcher.id_field, size)
+            watcher.stream.push_sized(parts, watcher.id_field, size, len(parts) - 1)
 
     def _fall_behind(self, watcher: Watcher, next_revision: int) -> None:
         self._synced.remove(watcher)

@@ -86,8 +86,9 @@ class WatchStream:
         self._next_id = 0
         self._closed = False
         self.watchers: dict[int, Watcher] = {}
-        self.queue: deque[tuple[tuple[bytes, ...], bytes, int]] = deque()
-        """(shared parts, watch_id field, size of the shared parts) of each waiting response."""
+        self.queue: deque[tuple[tuple[bytes, ...], bytes, int, int]] = deque()
+        """(shared parts, watch_id field, size of the shared parts, number of events) of each
+        waiting response."""
         self.queued_bytes = 0
 
     # Requests of the client.
@@ -187,16 +188,16 @@ class WatchStream:
         """Whether no more events are queued; the reader of requests should pause as well."""
         return len(self.queue) >= self._max_responses or self.queued_bytes >= self._max_bytes
 
-    def push(self, parts: tuple[bytes, ...], id_field: bytes) -> None:
+    def push(self, parts: tuple[bytes, ...], id_field: bytes, events: int = 0) -> None:
         """Queue one response regardless of the limits; for the hub and this class."""
-        self.push_sized(parts, id_field, sum(map(len, parts)))
+        self.push_sized(parts, id_field, sum(map(len, parts)), events)
 
-    def push_sized(self, parts: tuple[bytes, ...], id_field: bytes, size: int) -> None:
+    def push_sized(self, parts: tuple[bytes, ...], id_field: bytes, size: int, events: int) -> None:
         """`push` for parts whose total size is known."""
         if self._closed:
             return
         self.queued_bytes += size
-        self.queue.append((parts, id_field, size))
+        self.queue.append((parts, id_field, size, events))
         if len(self.queue) == 1:
             self._wake()
 
@@ -210,9 +211,10 @@ class WatchStream:
         left = max_bytes
         queue = self.queue
         while queue and left > 0:
-            parts, id_field, size = queue.popleft()
+            parts, id_field, size, events = queue.popleft()
             self.queued_bytes -= size
             left -= size
+            self._hub.events_sent += events
             taken.append(b"".join((*parts, id_field)))
         return taken
 

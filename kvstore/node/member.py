@@ -30,6 +30,7 @@ from kvstore.errors import (
     Code,
     EtcdError,
 )
+from kvstore.node.apply_times import ApplyTimes
 from kvstore.node.header import HeaderEncoder
 from kvstore.node.ports import LogWriter, Network, Schedule, Snapshots
 from kvstore.node.quota import Quota
@@ -81,6 +82,7 @@ class Limits:
     election_s: float = 1.0
     quota_bytes: int = 0
     """Most bytes of the backend, 0 for no limit; this member's own, see `node.quota`."""
+    warning_apply_s: float = 0.1
 
 
 def load_applied(backend: Readable) -> SnapshotMeta | None:
@@ -112,6 +114,8 @@ class Member:
         applied_index, applied_term: of the last applied entry (GEN-02).
         durable: the position that the backend's last commit stands for.
         pending: number of proposals waiting for their answer.
+        apply_times: how long applying took, by kind of request.
+        leases_expired: revocations of expired leases that this member has proposed as leader.
     """
 
     def __init__(
@@ -129,7 +133,13 @@ class Member:
         first_request_id: int,
         limits: Limits,
         now: float,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """Begin with recovered parts.
+
+        Args:
+            clock: fine seconds, to measure applies with; it decides nothing.
+        """
         self.raft = raft
         self.applier = applier
         self.backend = backend
@@ -140,6 +150,8 @@ class Member:
         self.durable = applied
         self.leader_changes = 0
         self.proposals_failed = 0
+        self.leases_expired = 0
+        self.apply_times = ApplyTimes(limits.warning_apply_s)
         self.now = now
         self.reads = ReadQueue()
         self.on_leader: Callable[[], None] = lambda: None
@@ -148,6 +160,7 @@ class Member:
         self._network = network
         self._snapshots = snapshots
         self._schedule = schedule
+        self._clock = clock
         self._pump_scheduled = False
         self._proposals: list[bytes] = []
         self._waiters: dict[int, tuple[Done, float, float]] = {}
@@ -377,6 +390,7 @@ class Member:
     def _apply(self, first: int, entries: list[Entry]) -> None:
         applier, handlers, waiters = self.applier, self._handlers, self._waiters
         quota = self.quota
+        times, clock = self.apply_times, self._clock
         applier.now = self.now
         header = self.header
         index = first - 1
@@ -392,8 +406,13 @@ class Member:
                 continue
             request_kind, request_id = HEADER.unpack_from(data)
             full = quota.near(data) and quota.exceeded_by_entry(request_kind, data[HEADER_SIZE:])
+            began = clock()
             try:
                 revision, body = handlers[request_kind](data[HEADER_SIZE:])
+                took = clock() - began
+                if took > times.warning_s:
+                    times.slow(data, took)
+                times.ok[request_kind].observe(took)
                 waiter = waiters.pop(request_id, None)
                 if full:
                     self._filled_up(waiter[0] if waiter is not None else _nobody)
@@ -402,6 +421,7 @@ class Member:
             except EtcdError as error:
                 # Shared constants must not collect tracebacks, see rpc.grpc.
                 error.__traceback__ = error.__context__ = None
+                times.refused(data, clock() - began, error)
                 waiter = waiters.pop(request_id, None)
                 if waiter is not None:
                     waiter[0](error)
@@ -468,6 +488,7 @@ class Member:
                 for lease_id in due:
                     body = rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString()
                     self.propose_as_leader(Kind.LEASE_REVOKE, body)
+                    self.leases_expired += 1
 
         self.read_index(revoke)
 

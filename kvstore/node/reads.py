@@ -21,7 +21,12 @@ _Waiting = list[tuple[ReadDone, float]]
 
 
 class ReadQueue:
-    """Reads on their way to a read index, and from there to the moment it is applied."""
+    """Reads on their way to a read index, and from there to the moment it is applied.
+
+    Attributes:
+        slow: rounds that had to be sent again.
+        failed: rounds, and waits for one, that ended without an index.
+    """
 
     __slots__ = ("_context", "_ready", "_round", "_sent_at", "_waiting", "failed", "slow")
 
@@ -78,14 +83,16 @@ class ReadQueue:
     def leader_changed(self) -> None:
         """Fail the round under way, so that clients try again at once (RFT-04)."""
         lost, self._round = self._round, []
-        for done, _ in lost:
+        if lost:
             self.failed += 1
+        for done, _ in lost:
             done(LEADER_CHANGED)
 
     def tick(self, raft: Raft, now: float) -> None:
         """Send a lost round again; give up on reads past their deadline."""
-        self._waiting = self._expire(self._waiting, now)
-        self._round = self._expire(self._round, now)
+        waiting, under_way = self._expire(self._waiting, now), self._expire(self._round, now)
+        self.failed += len(waiting) < len(self._waiting) or len(under_way) < len(self._round)
+        self._waiting, self._round = waiting, under_way
         for position, (index, waiting) in enumerate(self._ready):
             self._ready[position] = (index, self._expire(waiting, now))
         if self._round and now - self._sent_at >= RETRY_S:
@@ -97,7 +104,6 @@ class ReadQueue:
             return reads
         for done, deadline in reads:
             if deadline <= now:
-                self.failed += 1
                 done(TIMEOUT)
         return [read for read in reads if read[1] > now]
 

@@ -37,6 +37,9 @@ _REPLY = struct.Struct(">QB")
 
 _REJECT, _SNAPSHOT, _ENTRIES = 1, 2, 4
 
+PING = 0
+"""The call that the transport itself answers, with nothing: it measures the round trip."""
+
 EncodeBlock = Callable[[int, Sequence[Entry]], bytes]
 
 

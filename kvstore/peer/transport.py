@@ -14,13 +14,15 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from kvstore.errors import Code, EtcdError
 from kvstore.peer import codec
+from kvstore.peer.probe import measure_round_trips
+from kvstore.peer.stats import Stats
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.errors import CodecError, StorageError
 from raft import Entry, Message, MessageKind
@@ -52,17 +54,6 @@ class PeerHandler(Protocol):
     def handle_call(self, method: int, payload: bytes) -> Awaitable[bytes]: ...
     async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None: ...
     def knows(self, peer: int) -> bool: ...
-
-
-@dataclass(slots=True)
-class Stats:
-    """Counters by peer, for the metrics: bytes, and whole snapshots."""
-
-    sent: dict[int, int] = field(default_factory=dict)
-    received: dict[int, int] = field(default_factory=dict)
-    connected: set[int] = field(default_factory=set)
-    snapshots_sent: dict[int, int] = field(default_factory=dict)
-    snapshots_received: dict[int, int] = field(default_factory=dict)
 
 
 class SnapshotReader:
@@ -132,12 +123,11 @@ class _Incoming(asyncio.Protocol):
                 return
         try:
             frames = self._reader.feed(data)
-            self._owner.stats.received[self._peer] = self._owner.stats.received.get(
-                self._peer, 0
-            ) + len(data)
+            self._owner.stats.received[self._peer] += len(data)
             for frame_type, body in frames:
                 self._dispatch(frame_type, body)
         except CodecError as error:
+            self._owner.stats.receive_failures[self._peer] += 1
             log.warning("closing peer stream: %s", error, extra={"peer": f"{self._peer:x}"})
             assert self._transport is not None
             self._transport.abort()
@@ -176,6 +166,10 @@ class _Incoming(asyncio.Protocol):
             self._owner.handler.receive(message)
         elif frame_type == codec.FrameType.CALL:
             call_id, method, payload = codec.decode_call(body)
+            if method == codec.PING:
+                assert self._transport is not None
+                self._transport.write(codec.encode_reply(call_id, 0, b""))
+                return
             task = asyncio.ensure_future(self._answer(call_id, method, payload))
             self._owner.keep(task)
         else:
@@ -325,10 +319,11 @@ class PeerTransport:
         for message in messages:
             stream = self._streams.get(message.to)
             if stream is None or stream.get_write_buffer_size() > MAX_BUFFERED_BYTES:
+                self.stats.send_failures[message.to] += 1
                 self.handler.unreachable(message.to)
                 continue
             frame = codec.encode_message(message, block)
-            self.stats.sent[message.to] = self.stats.sent.get(message.to, 0) + len(frame)
+            self.stats.sent[message.to] += len(frame)
             stream.write(frame)
 
     async def call(self, peer: int, method: int, payload: bytes, timeout_s: float) -> bytes:
@@ -413,22 +408,30 @@ class PeerTransport:
             said = ""
             transport.set_write_buffer_limits(high=MAX_BUFFERED_BYTES)
             self._streams[peer] = transport
-            self.stats.connected.add(peer)
+            self.stats.connect(peer)
             log.info("peer became active", extra={"peer": f"{peer:x}"})
+            probe = asyncio.ensure_future(
+                measure_round_trips(
+                    partial(self.call, peer, codec.PING, b""),
+                    partial(self.stats.round_trip, peer),
+                )
+            )
             try:
                 await protocol.closed
             finally:
+                probe.cancel()
                 self._drop_stream(peer)
             log.warning("lost the connection to peer", extra={"peer": f"{peer:x}"})
 
     def _drop_stream(self, peer: int) -> None:
         stream = self._streams.pop(peer, None)
-        self.stats.connected.discard(peer)
+        self.stats.disconnect(peer)
         if stream is not None:
             stream.abort()
         for waited_for, call in self._calls.values():
             if waited_for == peer and not call.done():
                 call.set_exception(ConnectionResetError(f"lost the connection to {peer:x}"))
+                call.exception()  # its caller may have gone: then nobody else looks at it
 
     # Snapshots.
 
@@ -438,6 +441,9 @@ class PeerTransport:
 
     async def _send_snapshot(self, message: Message, path: Path) -> None:
         ok = False
+        stats, clock = self.stats.snapshots_sent, asyncio.get_running_loop().time
+        stats.begin(message.to)
+        began = clock()
         try:
             protocol, transport = await self._dial(message.to, codec.Purpose.SNAPSHOT)
             try:
@@ -447,7 +453,9 @@ class PeerTransport:
                 transport.close()
         except (OSError, TimeoutError, EtcdError) as error:
             log.warning("snapshot was not sent: %s", error, extra={"peer": f"{message.to:x}"})
+            self.stats.send_failures[message.to] += 1
         finally:
+            stats.end(message.to, ok=ok, seconds=clock() - began)
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call
             self.handler.snapshot_sent(message.to, ok)
 
@@ -471,7 +479,7 @@ class PeerTransport:
                         raise ConnectionResetError("closed by the receiver")
                     await asyncio.sleep(0.002)
         transport.write(digest.digest())
-        self.stats.sent[message.to] = self.stats.sent.get(message.to, 0) + size
+        self.stats.sent[message.to] += size
         either: set[asyncio.Future[Any]] = {done, protocol.closed}
         waited, _ = await asyncio.wait(
             either, timeout=SNAPSHOT_CONFIRM_S, return_when=asyncio.FIRST_COMPLETED
@@ -480,8 +488,6 @@ class PeerTransport:
         if done not in waited:
             raise ConnectionResetError("closed before the snapshot was confirmed")
         done.result()
-        sent = self.stats.snapshots_sent.get(message.to, 0)
-        self.stats.snapshots_sent[message.to] = sent + 1
 
     def take_over_for_snapshot(self, transport: asyncio.Transport, peer: int, rest: bytes) -> None:
         """Turn an accepted connection into a stream reader and receive a snapshot from it."""
@@ -497,6 +503,10 @@ class PeerTransport:
     async def _receive_snapshot(
         self, transport: asyncio.Transport, reader: asyncio.StreamReader, peer: int
     ) -> None:
+        ok = False
+        stats, clock = self.stats.snapshots_received, asyncio.get_running_loop().time
+        stats.begin(peer)
+        began = clock()
         try:
             call_id = int.from_bytes(await reader.readexactly(8), "big")
             size = int.from_bytes(await reader.readexactly(8), "big")
@@ -507,14 +517,14 @@ class PeerTransport:
             if message.kind != MessageKind.SNAPSHOT or message.snapshot is None:
                 raise CodecError("not a snapshot message")
             await self.handler.receive_snapshot(message, SnapshotReader(reader, size))
-            self.stats.received[peer] = self.stats.received.get(peer, 0) + size
-            count = self.stats.snapshots_received.get(peer, 0)
-            self.stats.snapshots_received[peer] = count + 1
+            self.stats.received[peer] += size
+            ok = True
             transport.write(codec.encode_reply(call_id, 0, b""))
         except EtcdError as error:
             transport.write(codec.encode_reply(call_id, error.code, error.message.encode()))
         except (StorageError, OSError, asyncio.IncompleteReadError) as error:
             log.warning("snapshot was not received: %s", error, extra={"peer": f"{peer:x}"})
         finally:
+            stats.end(peer, ok=ok, seconds=clock() - began)
             transport.close()
             self.incoming.discard(transport)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 
 from kvstore.errors import NO_LEADER, NO_SPACE, EtcdError
 from kvstore.lease.lessor import Lessor
@@ -15,7 +16,7 @@ from kvstore.mvcc.store import Store
 from kvstore.mvcc.watch import WatchHub
 from kvstore.node.member import Member, Result
 from kvstore.node.request import Kind
-from kvstore.rpc.grpc import Call
+from kvstore.rpc.grpc import Call, Timing
 
 PeerCall = Callable[[int, int, bytes, float], Awaitable[bytes]]
 """(member id, method, payload, time-out in seconds) -> answer."""
@@ -38,6 +39,8 @@ class Core:
     election_s: float
     installs: int = 0
     """Snapshots installed so far: a read in slices must not go on across one."""
+    timings: dict[Kind, Timing] = field(default_factory=lambda: {kind: Timing() for kind in Kind})
+    """How long proposals took, from here to their answer."""
 
     def header(self, revision: int) -> bytes:
         """Return the header field of a response that is made outside the log."""
@@ -58,7 +61,9 @@ class Core:
     def propose(self, kind: Kind, body: bytes) -> asyncio.Future[bytes]:
         """Replicate a request; the future yields the encoded response once applied here."""
         future: asyncio.Future[bytes] = self.loop.create_future()
-        self.member.propose(kind, body, partial(_resolve, future))
+        self.member.propose(
+            kind, body, partial(_resolve_timed, future, self.timings[kind], perf_counter())
+        )
         return future
 
     def compacted(self) -> asyncio.Future[bytes]:
@@ -72,6 +77,14 @@ class Core:
         future: asyncio.Future[None] = self.loop.create_future()
         self.member.read_index(partial(_resolve_read, future))
         return future
+
+
+def _resolve_timed(
+    future: asyncio.Future[bytes], timing: Timing, began: float, result: Result
+) -> None:
+    took = perf_counter() - began
+    (timing.ok if isinstance(result, bytes) else timing.failed).observe(took)
+    _resolve(future, result)
 
 
 def _resolve(future: asyncio.Future[bytes], result: Result) -> None:

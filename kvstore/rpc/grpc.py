@@ -19,12 +19,14 @@ import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
 from kvstore.errors import INVALID_CLIENT_API_VERSION, STOPPED, Code, EtcdError
+from kvstore.histogram import Histogram, exponential
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -36,9 +38,18 @@ SendMessages = Callable[[bytes | Sequence[bytes]], Awaitable[None]]
 UnaryHandler = Callable[["Call", Any], bytes | Awaitable[bytes]]
 StreamHandler = Callable[["Call", AsyncIterator[Any], SendMessages], Awaitable[None]]
 StreamKind = Literal["client_stream", "server_stream", "bidi_stream"]
+Notable = Callable[["Call", Any, bytes | None, float], None]
 
 MAX_RECV_BYTES: Final = 1_572_864 + 524_288
 """Default for ``max_recv_bytes``: --max-request-bytes plus 512 KiB (GEN-17)."""
+
+MAX_CLIENT_VERSIONS: Final = 64
+"""Different values of client-api-version that are counted by themselves: the label is the client's
+own text, and each new one would be a new series for ever."""
+
+UNKNOWN_VERSION: Final = b"unknown"
+OTHER_VERSION: Final = b"other"
+"""As what requests without a version, and with one too many, are counted."""
 
 SPLIT_BYTES: Final = 65_536
 """A message from this size on goes out apart from its five-byte prefix instead of being copied."""
@@ -85,11 +96,33 @@ _NO_TRAILERS: Final = EtcdError(Code.INTERNAL, "gRPC requests must carry the hea
 log = logging.getLogger(__name__)
 
 
+HANDLING_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+REQUEST_S: Final = exponential(0.001, 2, 14)
+"""Seconds; the buckets of grpc_server_handling_seconds and of etcd_server_request_duration_…"""
+
+_TIMING_S: Final = tuple(sorted({*HANDLING_S, *REQUEST_S}))
+
+
+class Timing:
+    """How long something took, seconds, when it succeeded and when it failed.
+
+    By default its buckets are those of both metrics that are made of calls' times.
+    """
+
+    __slots__ = ("failed", "ok")
+
+    def __init__(self, bounds: tuple[float, ...] = _TIMING_S) -> None:
+        self.ok = Histogram(bounds)
+        self.failed = Histogram(bounds)
+
+
 @dataclass(slots=True, eq=False)
 class Method:
     """One RPC: how to parse its request, who serves it, and its counters since start.
 
     ``handled`` is indexed by :class:`Code`; ``started`` minus its sum is the number in flight.
+    ``timing`` is None unless somebody wants to know. ``send_failures`` and ``receive_failures``
+    count streams that broke for another reason than the client's leaving.
     """
 
     service: str
@@ -101,6 +134,9 @@ class Method:
     received: int = 0
     sent: int = 0
     handled: list[int] = field(default_factory=lambda: [0] * len(Code))
+    timing: Timing | None = None
+    send_failures: int = 0
+    receive_failures: int = 0
 
 
 class Call:
@@ -194,6 +230,13 @@ class _Stream:
 
         Raises EtcdError on bad framing, CancelledError when the client has gone.
         """
+        try:
+            return await self._next()
+        except EtcdError:
+            self._method.receive_failures += 1
+            raise
+
+    async def _next(self) -> Any:
         while True:
             payload = self._cut()
             if payload is not None:
@@ -251,6 +294,7 @@ class _Stream:
                 self._router.sent_bytes += len(part)
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
         except OSError:
+            self._method.send_failures += 1
             self._call.cancelled = True
             raise asyncio.CancelledError from None
         self._method.sent += len(messages)
@@ -269,12 +313,21 @@ class GrpcRouter:
     Attributes:
         methods: path → :class:`Method`, with the counters of each.
         received_bytes, sent_bytes: body bytes since start, framing included.
+        unary_clients, stream_clients: calls by the client's own API version, at most
+            MAX_CLIENT_VERSIONS different ones.
+        notable_s, on_notable: ``on_notable(call, request, response or None, seconds)`` is called
+            after each unary call that took longer than ``notable_s``; request is None if it could
+            not be parsed.
     """
 
     def __init__(self, fallback: AsgiApp, *, max_recv_bytes: int = MAX_RECV_BYTES) -> None:
         self.methods: dict[str, Method] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.unary_clients: dict[bytes, int] = {}
+        self.stream_clients: dict[bytes, int] = {}
+        self.notable_s = float("inf")
+        self.on_notable: Notable = lambda call, request, response, seconds: None
         self._fallback = fallback
         self._max_recv_bytes = max_recv_bytes
         self._streams: dict[asyncio.Task[Any], Call] = {}
@@ -360,8 +413,10 @@ class GrpcRouter:
         return self._serve_stream(method, call, receive, send)
 
     async def _serve_unary(self, method: Method, call: Call, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        message = None
         try:
-            self._admit(call)
+            self._admit(call, self.unary_clients)
             event = await receive()
             body = event.get("body", b"")
             while event.get("more_body"):
@@ -376,11 +431,21 @@ class GrpcRouter:
             if type(result) is not bytes:
                 result = await result
         except (Exception, asyncio.CancelledError) as error:
+            took = perf_counter() - started
+            if method.timing is not None:
+                method.timing.failed.observe(took)
+            if took > self.notable_s:
+                self.on_notable(call, message, None, took)
             await self._finish(method, call, send, error)
             return
         finally:
             if call._timer is not None:
                 call._timer.cancel()
+        took = perf_counter() - started
+        if method.timing is not None:
+            method.timing.ok.observe(took)
+        if took > self.notable_s:
+            self.on_notable(call, message, result, took)
         method.handled[0] += 1
         method.sent += 1
         try:
@@ -404,8 +469,9 @@ class GrpcRouter:
         assert task is not None
         self._streams[task] = call
         outcome: BaseException = _OK
+        started = perf_counter()
         try:
-            self._admit(call)
+            self._admit(call, self.stream_clients)
             await method.serve(call, stream, stream.send)
         except (Exception, asyncio.CancelledError) as error:
             outcome = error
@@ -413,10 +479,13 @@ class GrpcRouter:
             del self._streams[task]
             if call._timer is not None:
                 call._timer.cancel()
+        if method.timing is not None:
+            timing = method.timing.ok if outcome is _OK else method.timing.failed
+            timing.observe(perf_counter() - started)
         await self._finish(method, call, send, outcome, started=stream.started)
 
-    def _admit(self, call: Call) -> None:
-        """Check what the headers alone decide, and arm the deadline."""
+    def _admit(self, call: Call, clients: dict[bytes, int]) -> None:
+        """Check what the headers alone decide, count the client's version, arm the deadline."""
         headers = call._headers
         if self._stopped:
             raise STOPPED
@@ -427,11 +496,11 @@ class GrpcRouter:
             name = encoding.decode("utf-8", "replace")
             text = f'grpc: Decompressor is not installed for grpc-encoding "{name}"'
             raise EtcdError(Code.UNIMPLEMENTED, text)
-        if b"client-api-version" in headers:
-            try:
-                headers[b"client-api-version"].decode()
-            except UnicodeDecodeError:
-                raise INVALID_CLIENT_API_VERSION from None
+        version = headers.get(b"client-api-version", UNKNOWN_VERSION)
+        if version in clients:
+            clients[version] += 1
+        else:
+            _count_new_version(clients, version)
         if b"grpc-timeout" in headers:
             loop = asyncio.get_running_loop()
             call.deadline = loop.time() + _parse_timeout(headers[b"grpc-timeout"])
@@ -537,6 +606,17 @@ class GrpcRouter:
         else:
             text = f"unknown service {service}"
         return EtcdError(Code.UNIMPLEMENTED, text)
+
+
+def _count_new_version(clients: dict[bytes, int], version: bytes) -> None:
+    """Raise INVALID_CLIENT_API_VERSION for what is not UTF-8 (GEN-14)."""
+    try:
+        version.decode()
+    except UnicodeDecodeError:
+        raise INVALID_CLIENT_API_VERSION from None
+    if len(clients) >= MAX_CLIENT_VERSIONS:
+        version = OTHER_VERSION
+    clients[version] = clients.get(version, 0) + 1
 
 
 def _end(call: Call, task: asyncio.Task[Any], status: EtcdError) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 
 from kvstore.apply.kv import (
     check_delete_range,
@@ -19,21 +20,29 @@ from kvstore.apply.kv import (
 from kvstore.apply.quota import put_cost, txn_cost
 from kvstore.apply.txn import is_read_only_txn, is_serializable_txn, read_only_txn_body
 from kvstore.errors import LEADER_CHANGED, EtcdError
+from kvstore.histogram import FAST_S
 from kvstore.mvcc.steps import Steps
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 from kvstore.rpc.core import Core
-from kvstore.rpc.grpc import Call
+from kvstore.rpc.grpc import Call, Timing
 
 Body = tuple[int, bytes]
 """(header revision, response without its header field)."""
 
 
 class KVService:
-    """Range, Put, DeleteRange, Txn and Compact."""
+    """Range, Put, DeleteRange, Txn and Compact.
+
+    Attributes:
+        range_times: of ranges carried out, without their wait for the read index.
+        read_only_txn_times: of transactions that were not proposed, from arrival to answer.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.range_times = Timing(FAST_S)
+        self.read_only_txn_times = Timing()
 
     def put(self, call: Call, request: rpc_pb2.PutRequest) -> Awaitable[bytes]:
         core = self._core
@@ -65,13 +74,19 @@ class KVService:
         check_txn(request, core.max_txn_ops)
         if not is_read_only_txn(request):
             return core.propose(Kind.TXN, request.SerializeToString())
-        if is_serializable_txn(request):
-            return self._encode(read_only_txn_body(core.store, request))
         return self._read_only_txn(request)
 
     async def _read_only_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
-        await self._core.fresh()
-        return self._encode(read_only_txn_body(self._core.store, request))
+        began = perf_counter()
+        observed = self.read_only_txn_times.failed
+        try:
+            if not is_serializable_txn(request):
+                await self._core.fresh()
+            answer = self._encode(read_only_txn_body(self._core.store, request))
+            observed = self.read_only_txn_times.ok
+            return answer
+        finally:
+            observed.observe(perf_counter() - began)
 
     async def compact(self, call: Call, request: rpc_pb2.CompactionRequest) -> bytes:
         core = self._core
@@ -93,13 +108,18 @@ class KVService:
 
     def _run(self, steps: Steps[Body]) -> bytes | Awaitable[bytes]:
         """Run a read; one that is not done in its first slice goes on between other events."""
+        began = perf_counter()
         try:
             next(steps)
         except StopIteration as end:
+            self.range_times.ok.observe(perf_counter() - began)
             return self._encode(end.value)
-        return self._run_on(steps)
+        except EtcdError:
+            self.range_times.failed.observe(perf_counter() - began)
+            raise
+        return self._run_on(steps, began)
 
-    async def _run_on(self, steps: Steps[Body]) -> bytes:
+    async def _run_on(self, steps: Steps[Body], began: float) -> bytes:
         installs = self._core.installs
         while True:
             await asyncio.sleep(0)
@@ -108,6 +128,7 @@ class KVService:
             try:
                 next(steps)
             except StopIteration as end:
+                self.range_times.ok.observe(perf_counter() - began)
                 return self._encode(end.value)
 
     def _when_fresh(self, make: Callable[[], Steps[Body]]) -> Awaitable[bytes]:

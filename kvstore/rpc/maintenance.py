@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from time import perf_counter
+from typing import Final, TypeVar
 
 from kvstore.apply.alarms import TYPES, alarm_text
 from kvstore.errors import (
@@ -16,6 +17,7 @@ from kvstore.errors import (
     Code,
     EtcdError,
 )
+from kvstore.histogram import Histogram, exponential
 from kvstore.mvcc.hash import hash_backend_steps, hash_kv_steps
 from kvstore.mvcc.steps import Steps
 from kvstore.node.request import Kind
@@ -28,9 +30,13 @@ from raft import ProposalDropped
 
 Result = TypeVar("Result")
 
+HASH_S: Final = exponential(0.01, 2, 15)
+"""Seconds; buckets of etcd_mvcc_hash_duration_seconds and etcd_mvcc_hash_rev_duration_seconds."""
 
-async def drive(core: Core, steps: Steps[Result]) -> Result:
-    """Run a long read in slices between which the event loop runs."""
+
+async def drive(core: Core, steps: Steps[Result], times: Histogram) -> Result:
+    """Run a long read in slices between which the event loop runs; `times` gets its duration."""
+    began = perf_counter()
     installs = core.installs
     while True:
         if core.installs != installs:
@@ -39,12 +45,17 @@ async def drive(core: Core, steps: Steps[Result]) -> Result:
             next(steps)
         except StopIteration as end:
             result: Result = end.value
+            times.observe(perf_counter() - began)
             return result
         await asyncio.sleep(0)
 
 
 class MaintenanceService:
-    """Status, Hash, HashKV, Alarm, Defragment and MoveLeader."""
+    """Status, Hash, HashKV, Alarm, Defragment and MoveLeader.
+
+    Attributes:
+        hash_times, hash_kv_times: of each Hash and HashKV that succeeded.
+    """
 
     def __init__(
         self,
@@ -57,6 +68,8 @@ class MaintenanceService:
         self._backend = backend
         self._quota_bytes = quota_bytes
         self._defragment = defragment
+        self.hash_times = Histogram(HASH_S)
+        self.hash_kv_times = Histogram(HASH_S)
 
     def status(self, call: Call, request: rpc_pb2.StatusRequest) -> bytes:
         """Local, and needs no leader (MNT-01..04)."""
@@ -86,7 +99,7 @@ class MaintenanceService:
 
     async def hash_kv(self, call: Call, request: rpc_pb2.HashKVRequest) -> bytes:
         core = self._core
-        found = await drive(core, hash_kv_steps(core.store, request.revision))
+        found = await drive(core, hash_kv_steps(core.store, request.revision), self.hash_kv_times)
         response = rpc_pb2.HashKVResponse(
             hash=found.hash,
             compact_revision=found.compact_revision,
@@ -97,7 +110,7 @@ class MaintenanceService:
     async def hash(self, call: Call, request: rpc_pb2.HashRequest) -> bytes:
         """Hash all tables but the bookkeeping: a test aid, equal on equal members (MNT-19)."""
         core = self._core
-        found = await drive(core, hash_backend_steps(self._backend()))
+        found = await drive(core, hash_backend_steps(self._backend()), self.hash_times)
         response = rpc_pb2.HashResponse(hash=found)
         return core.header(core.store.revision) + response.SerializeToString()
 

@@ -1,136 +1,16 @@
-"""Prometheus metrics under etcd's names, read from plain counters when somebody scrapes.
+"""What a `GrpcRouter` counts, under the names of go-grpc-middleware and etcd's own.
 
-Nothing here is touched while requests are served: the parts of the server count in their own ints
-and :class:`Histogram` objects, and a collector turns a snapshot of those into exposition text. The
-price is that a metric's type and help live in one table here, away from the code that counts.
+The router counts plain ints while it serves; everything here runs when somebody scrapes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
-from kvstore.rpc.grpc import Method
-
-
-def _go_float(value: float) -> str:
-    """Spell a bucket's bound as Go does: shortest form, no ".0", exponent from 1e+06 on."""
-    return repr(value).removesuffix(".0") if value < 1e6 else f"{value:g}"
-
-
-def exponential(start: float, factor: float, count: int) -> tuple[float, ...]:
-    """Return ``count`` upper bounds of buckets: start, start·factor, start·factor²…"""
-    return tuple(start * factor**i for i in range(count))
-
-
-DISK_BUCKETS: Final = exponential(0.001, 2, 14)
-"""Seconds; of etcd_disk_wal_fsync_duration_seconds and etcd_disk_backend_commit_…"""
-
-
-class Histogram:
-    """Observations counted into buckets. Not for two threads at once.
-
-    Attributes:
-        bounds: ascending upper bounds, inclusive; what is above the last counts as +Inf.
-        total: sum of all observations.
-    """
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...] = DISK_BUCKETS) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one observation, in the unit of ``bounds``."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Return (le, observations up to it) for each bucket, +Inf last."""
-        names = [_go_float(bound) for bound in self.bounds] + ["+Inf"]
-        return list(zip(names, accumulate(self.counts), strict=True))
-
-
-Labelled = Mapping[tuple[str, ...], float]
-"""Label values, in the order of the metric's label names → value."""
-
-Value = float | Histogram | Labelled
-
-
-class MetricsSource(Protocol):
-    """What the server implements to be measured."""
-
-    def metrics(self) -> Mapping[str, Value]:
-        """Return the current values by metric name; a name left out is not exposed.
-
-        Values are floats, a :class:`Histogram`, or for metrics with labels a mapping. Called on the
-        event loop, once for each scrape; must not block.
-        """
-        ...
-
-
-class Spec(NamedTuple):
-    """Type, help and label names of one metric."""
-
-    kind: str
-    help: str
-    labels: tuple[str, ...] = ()
-
-
-SPECS: Final[Mapping[str, Spec]] = {
-    "etcd_server_has_leader": Spec("gauge", "1 if a leader is known to this member, else 0."),
-    "etcd_server_is_leader": Spec("gauge", "1 if this member is the leader, else 0."),
-    "etcd_server_is_learner": Spec("gauge", "1 if this member is a learner, else 0."),
-    "etcd_server_leader_changes_seen_total": Spec("counter", "Changes of leader seen."),
-    "etcd_server_proposals_committed_total": Spec("gauge", "Index of the last committed entry."),
-    "etcd_server_proposals_applied_total": Spec("gauge", "Index of the last applied entry."),
-    "etcd_server_proposals_pending": Spec("gauge", "Proposals waiting to be applied."),
-    "etcd_server_proposals_failed_total": Spec("counter", "Proposals that failed."),
-    "etcd_server_quota_backend_bytes": Spec("gauge", "Quota of the backend in bytes."),
-    "etcd_server_version": Spec("gauge", "Version of this server.", ("server_version",)),
-    "etcd_cluster_version": Spec("gauge", "Version of the cluster.", ("cluster_version",)),
-    "etcd_server_id": Spec("gauge", "ID of this member, hexadecimal.", ("server_id",)),
-    "etcd_mvcc_put_total": Spec("counter", "Puts seen by this member."),
-    "etcd_mvcc_range_total": Spec("counter", "Ranges seen by this member."),
-    "etcd_mvcc_delete_total": Spec("counter", "Deletes seen by this member."),
-    "etcd_mvcc_txn_total": Spec("counter", "Transactions seen by this member."),
-    "etcd_mvcc_db_total_size_in_bytes": Spec("gauge", "Size of the database file."),
-    "etcd_mvcc_db_total_size_in_use_in_bytes": Spec("gauge", "Part of the database in use."),
-    "etcd_debugging_mvcc_current_revision": Spec("gauge", "Current revision of the store."),
-    "etcd_debugging_mvcc_compact_revision": Spec("gauge", "Last compacted revision."),
-    "etcd_debugging_mvcc_keys_total": Spec("gauge", "Keys in the store."),
-    "etcd_debugging_mvcc_watcher_total": Spec("gauge", "Watchers."),
-    "etcd_debugging_mvcc_watch_stream_total": Spec("gauge", "Watch streams."),
-    "etcd_debugging_mvcc_slow_watcher_total": Spec("gauge", "Watchers that lag behind."),
-    "etcd_disk_wal_fsync_duration_seconds": Spec("histogram", "Time of one fsync of the WAL."),
-    "etcd_disk_backend_commit_duration_seconds": Spec(
-        "histogram", "Time of one commit of the backend."
-    ),
-    "etcd_network_peer_sent_bytes_total": Spec("counter", "Bytes sent to peers.", ("To",)),
-    "etcd_network_peer_received_bytes_total": Spec(
-        "counter", "Bytes received from peers.", ("From",)
-    ),
-    # Counters in etcd; here gauges, because the client library adds "_total" to a counter's name.
-    "etcd_network_snapshot_send_success": Spec("gauge", "Snapshots sent.", ("To",)),
-    "etcd_network_snapshot_receive_success": Spec("gauge", "Snapshots received.", ("From",)),
-    "etcd_network_client_grpc_sent_bytes_total": Spec("counter", "Bytes sent to gRPC clients."),
-    "etcd_network_client_grpc_received_bytes_total": Spec(
-        "counter", "Bytes received from gRPC clients."
-    ),
-}
+from kvstore.histogram import Histogram, joined
+from kvstore.rpc.exposition import Spec, Value
+from kvstore.rpc.grpc import HANDLING_S, REQUEST_S, GrpcRouter, Method, Timing
 
 CODE_NAMES: Final = (
     *("OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound"),
@@ -139,84 +19,92 @@ CODE_NAMES: Final = (
 )
 """Values of the label grpc_code, by number: Go's names of the codes."""
 
-_METHOD_LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
+_METHOD: Final = ("grpc_type", "grpc_service", "grpc_method")
+
+GRPC_SPECS: Final[Mapping[str, Spec]] = {
+    "grpc_server_started_total": Spec("counter", "RPCs started.", _METHOD),
+    "grpc_server_handled_total": Spec(
+        "counter", "RPCs completed, by code.", (*_METHOD, "grpc_code")
+    ),
+    "grpc_server_msg_received_total": Spec("counter", "Messages received in RPCs.", _METHOD),
+    "grpc_server_msg_sent_total": Spec("counter", "Messages sent in RPCs.", _METHOD),
+    "grpc_server_handling_seconds": Spec(
+        "histogram", "Time from an RPC's start to its end.", _METHOD, HANDLING_S
+    ),
+    "etcd_network_client_grpc_sent_bytes_total": Spec("counter", "Bytes sent to gRPC clients."),
+    "etcd_network_client_grpc_received_bytes_total": Spec(
+        "counter", "Bytes received from gRPC clients."
+    ),
+    "etcd_network_server_stream_failures_total": Spec(
+        "counter", "Streams that broke while sending or receiving.", ("Type", "API")
+    ),
+    "etcd_server_client_requests_total": Spec(
+        "counter", "Calls by the client's version.", ("type", "client_api_version")
+    ),
+}
+
+_STREAM_APIS: Final = {
+    "/etcdserverpb.Watch/Watch": "watch",
+    "/etcdserverpb.Lease/LeaseKeepAlive": "lease-keepalive",
+}
 
 
-def exposition(
-    source: MetricsSource, methods: Callable[[], Iterable[Method]]
-) -> Callable[[], bytes]:
-    """Return the function that makes one scrape's text (format 0.0.4).
+def grpc_metrics(router: GrpcRouter, *, extensive: bool) -> dict[str, Value]:
+    """Return the values of `GRPC_SPECS`; as in etcd all series of an RPC exist from the start.
 
     Args:
-        source: the server's own values.
-        methods: the RPCs with their counters (``GrpcRouter.methods.values``).
+        extensive: with grpc_server_handling_seconds (``--metrics=extensive``); the methods must
+            have a `Timing`.
     """
-    registry = CollectorRegistry()
-    registry.register(_ServerCollector(source))
-    registry.register(_GrpcCollector(methods))
-    ProcessCollector(registry=registry)
-    return lambda: generate_latest(registry)
+    methods = list(router.methods.values())
+    values: dict[str, Value] = {
+        "grpc_server_started_total": {_labels(m): m.started for m in methods},
+        "grpc_server_handled_total": _handled(methods),
+        "grpc_server_msg_received_total": {_labels(m): m.received for m in methods},
+        "grpc_server_msg_sent_total": {_labels(m): m.sent for m in methods},
+        "etcd_network_client_grpc_sent_bytes_total": router.sent_bytes,
+        "etcd_network_client_grpc_received_bytes_total": router.received_bytes,
+        "etcd_network_server_stream_failures_total": _stream_failures(router),
+        "etcd_server_client_requests_total": {
+            (kind, version.decode()): count
+            for kind, counts in (("unary", router.unary_clients), ("stream", router.stream_clients))
+            for version, count in counts.items()
+        },
+    }
+    if extensive:
+        values["grpc_server_handling_seconds"] = {
+            _labels(m): joined((m.timing.ok, m.timing.failed)).in_buckets(HANDLING_S)
+            for m in methods
+            if m.timing is not None
+        }
+    return values
 
 
-class _ServerCollector(Collector):
-    def __init__(self, source: MetricsSource) -> None:
-        self._source = source
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing, so that registering does not ask the source before it is ready."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        for name, value in self._source.metrics().items():
-            yield _family(name, SPECS[name], value)
+def request_durations(timing: Timing, kind: str) -> dict[tuple[str, ...], Histogram]:
+    """Return the series of etcd_server_request_duration_seconds for one kind of request."""
+    return {
+        (kind, "true"): timing.ok.in_buckets(REQUEST_S),
+        (kind, "false"): timing.failed.in_buckets(REQUEST_S),
+    }
 
 
-def _family(name: str, spec: Spec, value: Value) -> Metric:
-    if isinstance(value, Histogram):
-        histogram = HistogramMetricFamily(name, spec.help)
-        histogram.add_metric((), value.cumulative(), value.total)
-        return histogram
-    family: CounterMetricFamily | GaugeMetricFamily
-    if spec.kind == "counter":
-        family = CounterMetricFamily(name, spec.help, labels=spec.labels)
-    else:
-        family = GaugeMetricFamily(name, spec.help, labels=spec.labels)
-    series = value if isinstance(value, Mapping) else {(): value}
-    for labels, number in series.items():
-        if len(labels) != len(spec.labels):
-            raise ValueError(f"{name} has the labels {spec.labels}, not {labels}")
-        family.add_metric(labels, number)
-    return family
+def _labels(method: Method) -> tuple[str, ...]:
+    return method.kind, method.service, method.name
 
 
-class _GrpcCollector(Collector):
-    """Counters of every registered RPC; as in etcd all series exist from the start."""
+def _handled(methods: Iterable[Method]) -> dict[tuple[str, ...], float]:
+    return {
+        (method.kind, method.service, method.name, code): count
+        for method in methods
+        for code, count in zip(CODE_NAMES, method.handled, strict=True)
+    }
 
-    def __init__(self, methods: Callable[[], Iterable[Method]]) -> None:
-        self._methods = methods
 
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        coded = (*_METHOD_LABELS, "grpc_code")
-        started = CounterMetricFamily(
-            "grpc_server_started_total", "RPCs started on the server.", labels=_METHOD_LABELS
-        )
-        handled = CounterMetricFamily(
-            "grpc_server_handled_total", "RPCs completed, by code.", labels=coded
-        )
-        received = CounterMetricFamily(
-            "grpc_server_msg_received_total", "Messages received.", labels=_METHOD_LABELS
-        )
-        sent = CounterMetricFamily(
-            "grpc_server_msg_sent_total", "Messages sent.", labels=_METHOD_LABELS
-        )
-        for method in self._methods():
-            labels = (method.kind, method.service, method.name)
-            started.add_metric(labels, method.started)
-            received.add_metric(labels, method.received)
-            sent.add_metric(labels, method.sent)
-            for code, count in zip(CODE_NAMES, method.handled, strict=True):
-                handled.add_metric((*labels, code), count)
-        yield from (started, handled, received, sent)
+def _stream_failures(router: GrpcRouter) -> dict[tuple[str, ...], float]:
+    failures: dict[tuple[str, ...], float] = {}
+    for path, api in _STREAM_APIS.items():
+        method = router.methods.get(path)
+        if method is not None:
+            failures["send", api] = method.send_failures
+            failures["receive", api] = method.receive_failures
+    return failures

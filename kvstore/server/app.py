@@ -8,15 +8,15 @@ from kvstore.errors import EtcdError
 from kvstore.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
 from kvstore.rpc.cluster import ClusterService
 from kvstore.rpc.election import ElectionService
-from kvstore.rpc.grpc import GrpcRouter
+from kvstore.rpc.grpc import GrpcRouter, Timing
 from kvstore.rpc.health import HealthService
 from kvstore.rpc.http import HttpRouter, standard_routes
 from kvstore.rpc.kv import KVService
 from kvstore.rpc.lock import LockService
-from kvstore.rpc.maintenance import MaintenanceService
-from kvstore.rpc.metrics import exposition
 from kvstore.rpc.waiting import Lines
 from kvstore.rpc.watch import WatchService
+from kvstore.server.metrics import RANGE_PATH
+from kvstore.server.slow import SlowRequests
 from kvstore.version import STORAGE_VERSION, VERSION
 
 if TYPE_CHECKING:
@@ -45,25 +45,28 @@ def build_app(server: Server) -> GrpcRouter:
             "storage": STORAGE_VERSION,
         }
 
-    scrape = exposition(server.metrics, lambda: router.methods.values())
-    http = HttpRouter(standard_routes(health=health, version=version, metrics=scrape))
-    router = GrpcRouter(http, max_recv_bytes=server.config.max_receive_bytes)
+    async def counted_health(excluded: frozenset[str], serializable: bool) -> tuple[bool, str]:
+        healthy, reason = await health(excluded, serializable)
+        server.metrics.observe_health(healthy)
+        return healthy, reason
+
+    routes = standard_routes(health=counted_health, version=version, metrics=server.metrics.scrape)
+    router = GrpcRouter(HttpRouter(routes), max_recv_bytes=server.config.max_receive_bytes)
     _register(router, server)
+    SlowRequests(server.config, server.member.apply_times).watch(router)
+    for path, method in router.methods.items():
+        if path == RANGE_PATH or server.config.metrics == "extensive":
+            method.timing = Timing()
     return router
 
 
 def _register(router: GrpcRouter, server: Server) -> None:
     core = server.core
-    kv = KVService(core)
+    kv = server.kv
     watch = WatchService(core, server.guard)
     lease = server.leases
     cluster = ClusterService(core)
-    maintenance = MaintenanceService(
-        core,
-        lambda: server.state.backend,
-        server.config.quota_backend_bytes,
-        server.defragmenter.defragment,
-    )
+    maintenance = server.maintenance
     health = HealthService()
     pb = rpc_pb2
     unary, stream = router.unary, router.stream

@@ -145,6 +145,8 @@ class Config:
     watch_progress_interval_s: float = DEFAULT_WATCH_PROGRESS_INTERVAL_S
     """``--watch-progress-notify-interval``, seconds, without the jitter; >= 0.1."""
 
+    metrics: str = "basic"
+    """basic, or extensive: with the times of all RPCs."""
     log_level: str = "info"
     """debug, info, warn, error, panic or fatal."""
     log_format: str = "json"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from kvstore.errors import Code, EtcdError
-from kvstore.rpc.metrics import Histogram, exponential
+from kvstore.histogram import Histogram, exponential
 from kvstore.server.backend_thread import BackendThread
 from kvstore.storage.errors import CopyFailed, CorruptBackend
 from kvstore.storage.lmdb_backend import LmdbBackend

@@ -32,8 +32,10 @@ from kvstore.node.member import Limits, Member
 from kvstore.node.request import Kind, first_request_id
 from kvstore.peer.transport import PeerTransport, SnapshotReader
 from kvstore.rpc.core import Core
+from kvstore.rpc.kv import KVService
 from kvstore.rpc.lease import LeaseService
 from kvstore.rpc.listener import Listener
+from kvstore.rpc.maintenance import MaintenanceService
 from kvstore.rpc.peer_calls import PeerCalls
 from kvstore.rpc.watch import LeaderGuard
 from kvstore.server import datadir
@@ -143,9 +145,11 @@ class Server:
                 snapshot_count=config.snapshot_count,
                 snapshot_catchup_entries=config.snapshot_catchup_entries,
                 election_s=election_s,
+                warning_apply_s=config.warning_apply_s,
                 quota_bytes=config.quota_backend_bytes,
             ),
             now=self.loop.time(),
+            clock=time.perf_counter,
         )
         member, hub = self.member, self.hub
         self.store.on_events = lambda revision, events: hub.publish(
@@ -171,6 +175,13 @@ class Server:
         )
         self.guard = LeaderGuard()
         self.calls = PeerCalls()
+        self.kv = KVService(self.core)
+        self.maintenance = MaintenanceService(
+            self.core,
+            lambda: state.backend,
+            config.quota_backend_bytes,
+            self.defragmenter.defragment,
+        )
         self.leases = LeaseService(self.core, self.guard, self.calls)
 
     def _soon(self, work: Callable[[], None]) -> None:
@@ -322,6 +333,8 @@ class Server:
         while True:
             await asyncio.sleep(max(0.0, due - loop.time()))
             now = loop.time()
+            if now - due > interval:
+                self._heartbeat_late(now - due)
             # After a stall the missed ticks are dropped, as a paused member would have it.
             due = max(due + interval, now + interval / 2)
             self.member.tick(now)
@@ -332,6 +345,16 @@ class Server:
             elif now - leaderless_since > 3 * self.core.election_s:
                 self.guard.leaderless()
             self._set_cluster_version()
+
+    def _heartbeat_late(self, late_s: float) -> None:
+        """The loop was busy or the process stopped: a leader's followers may start an election."""
+        if self.member.is_leader:
+            self.metrics.late_heartbeats += len(self.state.cluster.members) - 1
+            fields = {
+                "heartbeat-interval": f"{self.config.heartbeat_ms}ms",
+                "exceeded-duration": f"{late_s * 1000:.0f}ms",
+            }
+            log.warning("leader failed to send out heartbeats on time", extra=fields)
 
     def _set_cluster_version(self) -> None:
         if self.member.is_leader and self.state.cluster.version != CLUSTER_VERSION:
@@ -352,8 +375,17 @@ class Server:
         while True:
             await due.wait()
             due.clear()
-            while self.member.compact_step(config.compaction_batch_limit):
+            while self._compact_step(config.compaction_batch_limit):
                 await asyncio.sleep(config.compaction_sleep_s)
+
+    def _compact_step(self, batch: int) -> bool:
+        store = self.store
+        if store.finished_compact_revision >= store.compact_revision:
+            return self.member.compact_step(batch)
+        started = time.perf_counter()
+        more = self.member.compact_step(batch)
+        self.metrics.observe_compaction_step(time.perf_counter() - started, more=more)
+        return more
 
     # What the transport tells (PeerHandler).
 
@@ -390,7 +422,10 @@ class Server:
         try:
             while chunk := await chunks.read():
                 await in_thread(incoming.write, chunk)
-            await in_thread(incoming.finish, await chunks.digest())
+            digest = await chunks.digest()
+            started = time.perf_counter()
+            await in_thread(incoming.finish, digest)
+            self.metrics.observe_received_sync(time.perf_counter() - started)
             await in_thread(incoming.install)
         finally:
             incoming.discard()
@@ -434,7 +469,9 @@ class Server:
         self.transport.send_snapshot(message, path)
 
     def _copy(self, path: Path) -> SnapshotMeta:
+        started = time.perf_counter()
         self.state.backend.copy_to(str(path))
+        self.metrics.observe_backend_copy(time.perf_counter() - started)
         return datadir.position_of(path)
 
     def install(self, meta: SnapshotMeta) -> None:

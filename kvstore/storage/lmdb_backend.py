@@ -162,6 +162,11 @@ class LmdbBackend:
         self._snapshot = self._env.begin()
         self._read = self._snapshot.get
 
+    def open_reads(self) -> int:
+        """Count the read transactions that are open: one for all reads, and one for each scan."""
+        readers = self._env.readers().splitlines()[1:]
+        return sum(not line.endswith("-") for line in readers)
+
     def size(self) -> int:
         return (self._env.info()["last_pgno"] + 1) * self._page_bytes()
 

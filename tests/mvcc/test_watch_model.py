@@ -231,8 +231,11 @@ class WatchMachine(RuleBasedStateMachine):
     def queues_stay_within_their_bounds(self) -> None:
         for client in self.clients:
             queue = client.stream.queue
-            assert client.stream.queued_bytes == sum(size for _, _, size in queue)
-            assert all(size == sum(map(len, parts)) for parts, _, size in queue)
+            assert client.stream.queued_bytes == sum(response[2] for response in queue)
+            for parts, id_field, size, events in queue:
+                assert size == sum(map(len, parts))
+                response = WatchResponse.FromString(b"".join((*parts, id_field)))
+                assert events == len(response.events)
 
 
 WatchMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

@@ -27,7 +27,9 @@ MEMBER_ID = 0x5157
 class Single:
     """One leader; `propose` returns the answer, or the error, of an entry once it is applied."""
 
-    def __init__(self, backend: Backend, limits: Limits) -> None:
+    def __init__(
+        self, backend: Backend, limits: Limits, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._due: list[Callable[[], None]] = []
         self.hold = False
         """While set nothing becomes durable, so nothing is applied."""
@@ -58,6 +60,7 @@ class Single:
             first_request_id=1,
             limits=limits,
             now=0.0,
+            clock=clock,
         )
         raft.campaign()
         self.member.wake()

@@ -23,10 +23,11 @@ import h2.exceptions
 
 from kvstore.errors import Code, EtcdError
 from kvstore.pb import rpc_pb2
+from kvstore.rpc.exposition import Spec, exposition
 from kvstore.rpc.grpc import Call, GrpcRouter, SendMessages, single_request
 from kvstore.rpc.http import HttpRouter, standard_routes
 from kvstore.rpc.listener import Listener
-from kvstore.rpc.metrics import exposition
+from kvstore.rpc.metrics import GRPC_SPECS, grpc_metrics
 
 WAIT_S = 10
 """Longest wait for something that must happen; reached only when a test fails."""
@@ -45,10 +46,6 @@ class Service:
         self.release: asyncio.Event
         self.pending: list[asyncio.Future[bytes]] = []
         self.healthy: tuple[bool, str] = (True, "")
-        self.values: dict[str, Any] = {}
-
-    def metrics(self) -> dict[str, Any]:
-        return self.values
 
     def echo(self, call: Call, request: Any) -> bytes:
         self.calls.append(call)
@@ -215,12 +212,17 @@ class Running:
         routes["/broken"] = self._broken
         self.router = GrpcRouter(HttpRouter(routes), max_recv_bytes=max_recv_bytes)
         self.service.register(self.router)
-        self.exposition = exposition(self.service, self.router.methods.values)
+        self.values: dict[str, Any] = {}
+        specs = {**GRPC_SPECS, "test_value": Spec("gauge", "For tests.")}
+        self.exposition = exposition(self, specs)
         self.health_arguments: list[tuple[frozenset[str], bool]] = []
         self.loop = asyncio.new_event_loop()
         self._stop_grace_s = stop_grace_s
         self._ready: queue.Queue[Listener | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._run(),))
+
+    def metrics(self) -> dict[str, Any]:
+        return {**grpc_metrics(self.router, extensive=True), **self.values}
 
     async def _health(self, excluded: frozenset[str], serializable: bool) -> tuple[bool, str]:
         self.health_arguments.append((excluded, serializable))

@@ -101,17 +101,17 @@ def test_a_grpc_path_over_http1_is_not_found(server: Running) -> None:
 
 
 def test_metrics_are_text_0_0_4(server: Running) -> None:
-    server.service.values = {"etcd_server_has_leader": 1}
+    server.values = {"test_value": 1}
     status, body, headers = fetch(server, "GET", "/metrics")
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert b"\netcd_server_has_leader 1.0\n" in body
+    assert b"\ntest_value 1\n" in body
 
 
 def test_metrics_are_compressed_for_a_scraper_that_asks(server: Running) -> None:
-    server.service.values = {"etcd_server_has_leader": 1}
+    server.values = {"test_value": 1}
     _, body, headers = fetch(server, "GET", "/metrics", accept_encoding="br, gzip;q=0.5")
     assert headers["content-encoding"] == "gzip"
-    assert b"\netcd_server_has_leader 1.0\n" in gzip.decompress(body)
+    assert b"\ntest_value 1\n" in gzip.decompress(body)
 
 
 def test_metrics_are_not_compressed_for_a_scraper_that_refuses_it(server: Running) -> None:

@@ -1,0 +1,68 @@
+"""What the transport counts by peer: round trips, failures, connections lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kvstore.peer import codec
+from raft import Message, MessageKind
+from tests.peer.test_transport import CLUSTER, two_peers, until
+
+
+def heartbeat(to: int, from_: int) -> Message:
+    return Message(MessageKind.HEARTBEAT, to, from_, 1)
+
+
+def test_a_round_trip_is_measured_on_every_connection() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (first, second):
+            await until(lambda: first.transport.stats.connected == {2})
+            await until(lambda: second.transport.stats.connected == {1})
+            await until(lambda: 2 in first.transport.stats.round_trips)
+            await until(lambda: 1 in second.transport.stats.round_trips)
+            assert first.transport.stats.round_trips[2].count >= 1
+            assert first.transport.stats.round_trips[2].total > 0
+            assert not first.handler.received.qsize()
+
+    asyncio.run(scenario())
+
+
+def test_messages_to_a_member_that_is_not_connected_count_as_failures() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (first, _):
+            await until(lambda: first.transport.stats.connected == {2})
+            first.transport.send([heartbeat(3, 1), heartbeat(2, 1)])
+            stats = first.transport.stats
+            assert stats.send_failures == {3: 1}
+            assert stats.sent[2] > stats.sent[3] == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_connection_is_counted_once() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (first, second):
+            await until(lambda: first.transport.stats.connected == {2})
+            await until(lambda: second.transport.stats.connected == {1})
+            await second.transport.close()
+            await until(lambda: 2 not in first.transport.stats.connected)
+            assert first.transport.stats.disconnects == {2: 1}
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_can_read_counts_as_a_failure_of_its_sender() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (first, _):
+            await until(lambda: first.transport.stats.connected == {2})
+            reader, writer = await asyncio.open_connection("127.0.0.1", first.port)
+            shake = codec.Handshake(
+                codec.PROTOCOL_VERSION, codec.Purpose.STREAM, CLUSTER, from_id=2, to_id=1
+            )
+            writer.write(shake.encode() + b"\xff\xff\xff\xff nonsense")
+            assert await reader.read(3) == bytes(3)
+            assert await reader.read() == b""
+            writer.close()
+            assert first.transport.stats.receive_failures == {2: 1}
+
+    asyncio.run(scenario())
