@@ -5,21 +5,23 @@ Operations of workload ``register``: ``read`` (result ``[value, mod_revision]``)
 alone.
 
 The search is Lowe's just-in-time form of Wing and Gong's: events are taken in the order of time;
-what is kept is the set of *configurations*, each a state of the register and which of the operations
-that are under way have taken effect. At the end of an operation every configuration in which it has
+what is kept is the set of *configurations*, each a state of the register and which operations
+under way have taken effect. At the end of an operation every configuration in which it has
 not taken effect lets any of the pending ones take effect until it has; those that cannot are given
 up. No configuration left: not linearizable. The cost grows with concurrency on one key, not with
 the history's length.
 
 An operation of unknown outcome stays pending for ever and would double the configurations each
-time, so what later operations settle is settled first (`_settle`). The trade-off: the budget counts
-configurations; once it is spent the verdict is unknown, never valid.
+time. Two things keep that down: what later operations settle is settled first (`_settle`), and a
+configuration is dropped for another of the same state that needed fewer open operations, since
+whatever follows is possible there too. The trade-off: the budget counts configurations; once it is
+spent the verdict is unknown, never valid.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -53,10 +55,12 @@ class _Call:
 
 
 class _Config(NamedTuple):
-    """State of the register, and the pending calls (by number) that have taken effect."""
+    """State of the register, and the pending calls (by number) that have taken effect: those that
+    will end, and the open ones."""
 
     state: Any
-    done: frozenset[int]
+    closed: frozenset[int]
+    open: frozenset[int]
 
 
 def check(ops: Iterable[Op], *, initial: Any = None, budget: int = BUDGET) -> Verdict:
@@ -172,7 +176,7 @@ class _Search:
                 events.append((call.end, 1, number))
         events.sort()  # at one moment starts come first: such operations may be in either order
         pending: set[int] = set()
-        configs = {_Config(initial, frozenset())}
+        configs = {_Config(initial, frozenset(), frozenset())}
         for _, is_end, number in events:
             if not is_end:
                 pending.add(number)
@@ -187,26 +191,46 @@ class _Search:
         self, calls: Sequence[_Call], pending: set[int], configs: set[_Config], wanted: int
     ) -> set[_Config]:
         """Let pending calls take effect in every possible order until ``wanted`` has."""
+        looked: dict[tuple[Any, frozenset[int]], list[frozenset[int]]] = {}
         reached: set[_Config] = set()
-        looked: set[_Config] = set()
-        stack = list(configs)
-        while stack:
-            config = stack.pop()
-            if config in looked:
-                continue
-            looked.add(config)
-            self._left -= 1
-            if self._left < 0:
-                raise _BudgetSpent
-            if wanted in config.done:
-                reached.add(_Config(config.state, config.done - {wanted}))
-                continue
-            for number in pending:
-                if number not in config.done:
-                    state, possible = _step(calls[number], config.state)
-                    if possible:
-                        stack.append(_Config(state, config.done | {number}))
+        # By the number of open calls used, so that what makes a configuration needless comes first.
+        by_open: dict[int, list[_Config]] = defaultdict(list)
+        for config in configs:
+            by_open[len(config.open)].append(config)
+        while by_open:
+            level = min(by_open)
+            stack = by_open.pop(level)
+            while stack:
+                config = stack.pop()
+                others = looked.setdefault((config.state, config.closed), [])
+                if any(other <= config.open for other in others):
+                    continue
+                others.append(config.open)
+                self._left -= 1
+                if self._left < 0:
+                    raise _BudgetSpent
+                if wanted in config.closed:
+                    reached.add(config._replace(closed=config.closed - {wanted}))
+                    continue
+                for following in _following(calls, pending, config):
+                    used = len(following.open)
+                    (stack if used == level else by_open[used]).append(following)
         return reached
+
+
+def _following(calls: Sequence[_Call], pending: set[int], config: _Config) -> Iterator[_Config]:
+    """The configurations after one more pending call took effect."""
+    state, closed, open_ = config
+    for number in pending:
+        if number in closed or number in open_:
+            continue
+        after, possible = _step(calls[number], state)
+        if not possible:
+            continue
+        if calls[number].end != FOREVER:
+            yield _Config(after, closed | {number}, open_)
+        elif after != state:
+            yield _Config(after, closed, open_ | {number})
 
 
 def _step(call: _Call, state: Any) -> tuple[Any, bool]:
