@@ -1,0 +1,92 @@
+"""Nothing acknowledged is lost: sets of elements, and money that must not change in sum.
+
+Workload ``set``: f ``add`` (value: a unique element), ``read`` (result: list of elements, all of
+them). Workload ``bank``: f ``transfer`` (value ``[from, to, amount]``), ``read`` (result: account
+-> balance of all accounts at one revision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from jepsen.history import Op, Outcome
+from jepsen.verdict import Finding, Validity, Verdict
+
+SET: Final = "set"
+BANK: Final = "bank"
+MAX_FINDINGS: Final = 20
+
+
+def check_set(ops: Iterable[Op]) -> Verdict:
+    """Judge workload ``set``: every read shows all that was acknowledged before it began.
+
+    An element that a read showed stays in all that begin later; nothing that failed for certain and
+    nothing that nobody added is ever there. Without a successful read the verdict is unknown.
+    """
+    judged = [op for op in ops if op.workload == SET]
+    adds = {_hashable(op.value): op for op in judged if op.f == "add"}
+    reads = [op for op in judged if op.f == "read" and op.outcome is Outcome.OK]
+    findings: list[Finding] = []
+    if not reads:
+        return Verdict(SET, Validity.UNKNOWN, len(judged), note="no read succeeded")
+    certain = sorted(
+        (op.end, element, op) for element, op in adds.items() if op.outcome is Outcome.OK
+    )
+    shown: dict[Any, Op] = {}
+    ended = sorted(reads, key=lambda op: op.end)
+    position = 0
+    for read in sorted(reads, key=lambda op: op.start):
+        found = set(map(_hashable, read.result))
+        while position < len(ended) and ended[position].end < read.start:
+            for element in map(_hashable, ended[position].result):
+                shown.setdefault(element, ended[position])
+            position += 1
+        for end, element, op in certain:
+            if end >= read.start:
+                break
+            if element not in found:
+                findings.append(Finding("lost write", f"{element!r} is missing", [op, read]))
+        for element, by in shown.items():
+            if element not in found:
+                findings.append(Finding("lost write", f"{element!r} is gone again", [by, read]))
+        for element in found:
+            added = adds.get(element)
+            if added is None:
+                findings.append(Finding("value out of nowhere", f"{element!r}", [read]))
+            elif added.outcome is Outcome.FAIL:
+                findings.append(Finding("failed write is there", f"{element!r}", [added, read]))
+    return _verdict(SET, judged, findings)
+
+
+def check_bank(ops: Iterable[Op], *, total: int | None = None) -> Verdict:
+    """Judge workload ``bank``: every read has the same sum, and no account below zero.
+
+    Args:
+        total: the sum; None takes that of the first read.
+    """
+    judged = [op for op in ops if op.workload == BANK]
+    reads = [op for op in judged if op.f == "read" and op.outcome is Outcome.OK]
+    if not reads:
+        return Verdict(BANK, Validity.UNKNOWN, len(judged), note="no read succeeded")
+    reads.sort(key=lambda op: op.start)
+    expected = sum(reads[0].result.values()) if total is None else total
+    findings = []
+    for read in reads:
+        found = sum(read.result.values())
+        if found != expected:
+            text = f"the sum is {found}, not {expected}"
+            findings.append(Finding("half a transaction", text, [read]))
+        below = {name: balance for name, balance in read.result.items() if balance < 0}
+        if below:
+            findings.append(Finding("guard ignored", f"below zero: {below}", [read]))
+    return _verdict(BANK, judged, findings)
+
+
+def _verdict(checker: str, judged: list[Op], findings: list[Finding]) -> Verdict:
+    validity = Validity.INVALID if findings else Validity.VALID
+    return Verdict(checker, validity, len(judged), findings[:MAX_FINDINGS])
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
