@@ -14,6 +14,7 @@ from kvstore.apply.kv import apply_delete_keys, apply_delete_range, apply_put
 from kvstore.apply.quota import txn_cost
 from kvstore.apply.txn import apply_txn
 from kvstore.lease.lessor import Lessor
+from kvstore.membership import changes
 from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2
@@ -91,6 +92,32 @@ class Applier:
         self.cluster.publish(record["id"], record["name"], tuple(record["client_urls"]))
         self.on_members_changed()
         return 0, b""
+
+    # Changes of members (`membership.changes`). What they mean for Raft is the member's business,
+    # which also calls on_members_changed once both have taken place.
+
+    def member_add(self, body: bytes) -> Answer:
+        info, max_learners = changes.decode_add(body)
+        self.cluster.add(info, max_learners)
+        members = self.cluster.to_pb()
+        response = rpc_pb2.MemberAddResponse(member=info.to_pb(), members=members)
+        return 0, response.SerializeToString()
+
+    def member_remove(self, body: bytes) -> Answer:
+        self.cluster.remove(changes.decode_id(body))
+        response = rpc_pb2.MemberRemoveResponse(members=self.cluster.to_pb())
+        return 0, response.SerializeToString()
+
+    def member_promote(self, body: bytes) -> Answer:
+        self.cluster.promote(changes.decode_id(body))
+        response = rpc_pb2.MemberPromoteResponse(members=self.cluster.to_pb())
+        return 0, response.SerializeToString()
+
+    def member_update(self, body: bytes) -> Answer:
+        self.cluster.update(*changes.decode_update(body))
+        self.on_members_changed()
+        response = rpc_pb2.MemberUpdateResponse(members=self.cluster.to_pb())
+        return 0, response.SerializeToString()
 
     def cluster_version(self, body: bytes) -> Answer:
         self.cluster.set_version(body.decode())

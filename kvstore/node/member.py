@@ -31,6 +31,7 @@ from kvstore.errors import (
     EtcdError,
 )
 from kvstore.node.apply_times import ApplyTimes
+from kvstore.node.changes import ChangeQueue, build, read
 from kvstore.node.header import HeaderEncoder
 from kvstore.node.ports import LogWriter, Network, Schedule, Snapshots
 from kvstore.node.quota import Quota
@@ -42,6 +43,8 @@ from kvstore.storage.codec import encode_entries
 from kvstore.storage.wal import Batch
 from raft import (
     CONF_CHANGE,
+    NORMAL,
+    ConfChange,
     ConfState,
     Entry,
     Message,
@@ -154,6 +157,7 @@ class Member:
         self.apply_times = ApplyTimes(limits.warning_apply_s)
         self.now = now
         self.reads = ReadQueue()
+        self.changes = ChangeQueue()
         self.on_leader: Callable[[], None] = lambda: None
         self.on_applied: Callable[[], None] = lambda: None
         self._log = log_writer
@@ -175,6 +179,7 @@ class Member:
         self._sending: set[int] = set()
         self._catch_up_until = now
         self._stopped = False
+        self._removals: dict[int, int] = {}
         self._handlers: dict[int, Callable[[bytes], Answer]] = {
             Kind.PUT: applier.put,
             Kind.DELETE_RANGE: applier.delete_range,
@@ -185,6 +190,12 @@ class Member:
             Kind.PUBLISH: applier.publish,
             Kind.CLUSTER_VERSION: applier.cluster_version,
             Kind.ALARM: applier.alarm,
+            Kind.MEMBER_UPDATE: applier.member_update,
+        }
+        self._change_handlers: dict[int, Callable[[bytes], Answer]] = {
+            Kind.MEMBER_ADD: applier.member_add,
+            Kind.MEMBER_REMOVE: applier.member_remove,
+            Kind.MEMBER_PROMOTE: applier.member_promote,
         }
         self.quota = Quota(limits.quota_bytes, backend, applier.alarms, raft.id, self.propose)
 
@@ -192,7 +203,7 @@ class Member:
 
     @property
     def pending(self) -> int:
-        return len(self._waiters)
+        return len(self._waiters) + len(self.changes)
 
     @property
     def is_leader(self) -> bool:
@@ -215,13 +226,34 @@ class Member:
             raise REQUEST_TOO_LARGE
         if self.raft.commit_index - self.applied_index > MAX_APPLY_LAG:
             raise REQUEST_TOO_MANY_REQUESTS
-        request_id = self._next_id
-        self._next_id = request_id + 1
+        request_id = self._take_id()
         self._waiters[request_id] = (done, self.now + self.limits.request_timeout_s, self.now)
         self._proposals.append(HEADER.pack(kind, request_id) + body)
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self._schedule(self.pump)
+
+    def _take_id(self) -> int:
+        request_id = self._next_id
+        self._next_id = request_id + 1
+        return request_id
+
+    def propose_change(self, kind: Kind, body: bytes, done: Done) -> int:
+        """Replicate the addition, removal or promotion of a member (`membership.changes`).
+
+        ``done`` is called as with `propose`, but there is no time-out (CLU-15): who waits no more
+        calls ``changes.forget`` with the id returned.
+
+        Raises:
+            EtcdError: the change was certainly not proposed.
+        """
+        if self._stopped:
+            raise STOPPED
+        if len(body) + HEADER_SIZE > self.limits.max_request_bytes:
+            raise REQUEST_TOO_LARGE
+        request_id = self.changes.add(build(kind, self._take_id(), body), done)
+        self.wake()
+        return request_id
 
     def propose_as_leader(self, kind: Kind, body: bytes) -> None:
         """Propose on this leader's own behalf, without a waiter; nothing is ever forwarded.
@@ -231,8 +263,7 @@ class Member:
         """
         if not self.is_leader:
             return
-        request_id = self._next_id
-        self._next_id = request_id + 1
+        request_id = self._take_id()
         try:
             self.raft.propose([HEADER.pack(kind, request_id) + body])
         except ProposalDropped:
@@ -265,7 +296,8 @@ class Member:
     def receive(self, message: Message) -> None:
         """Take a message of another member."""
         if message.kind == MessageKind.PROPOSE and not self._well_formed(message.entries):
-            log.error("dropped a malformed proposal", extra={"from": f"{message.from_:x}"})
+            if not self._line_up(message):
+                log.error("dropped a malformed proposal", extra={"from": f"{message.from_:x}"})
             return
         self.raft.step(message)
         self.wake()
@@ -273,8 +305,32 @@ class Member:
     def _well_formed(self, entries: Sequence[Entry]) -> bool:
         """Whether forwarded entries can be applied: once in the log it is too late to refuse."""
         return all(
-            kind == CONF_CHANGE or (len(data) >= HEADER_SIZE and data[0] in self._handlers)
+            kind == NORMAL and len(data) >= HEADER_SIZE and data[0] in self._handlers
             for _, kind, data in entries
+        )
+
+    def _line_up(self, message: Message) -> bool:
+        """Take a forwarded conf change, which comes alone; False for anything else."""
+        if len(message.entries) != 1 or message.entries[0][1] != CONF_CHANGE:
+            return False
+        change = read(message.entries[0][2])
+        if change is None:
+            return False
+        # A leader knows the progress of members only: a removed one has no say.
+        if message.to == self.raft.id and self.raft.progress(message.from_) is not None:
+            self.changes.forwarded(change)
+            self.wake()
+        return True
+
+    def refuses(self, peer: int) -> bool:
+        """Whether this voter knows, and will not forget, that a member was removed.
+
+        Only then may the other be told: see `node.retirement`.
+        """
+        return (
+            peer in self.applier.cluster.removed
+            and self._removals.get(peer, 0) <= self.durable.index
+            and not self.raft.is_learner
         )
 
     def unreachable(self, peer: int) -> None:
@@ -324,6 +380,7 @@ class Member:
             self._propose_queued()
         while True:
             self.reads.start_round(raft, self.now)
+            self.changes.start(raft, self.now)
             if not raft.has_ready():
                 return
             self._carry_out(raft.ready())
@@ -381,6 +438,7 @@ class Member:
         if not self.is_leader:
             self.applier.lessor.demote()
         self.reads.leader_changed()
+        self.changes.leader_changed()
         self.on_leader()
         if self._proposals and self.raft.leader:
             self.wake()
@@ -399,7 +457,7 @@ class Member:
             self.applied_index = index
             self.applied_term = term
             if kind == CONF_CHANGE:
-                self._conf_state = self.raft.apply_conf_change(confchange.decode(data))
+                self._apply_change(confchange.decode(data))
                 continue
             if not data:
                 self._term_began(term)
@@ -428,6 +486,28 @@ class Member:
         self.raft.applied_to(index)
         self.reads.applied(index)
         self.on_applied()
+
+    def _apply_change(self, change: ConfChange) -> None:
+        """Change the member list and, if that takes it, Raft's configuration alike."""
+        if not change.context:
+            self._conf_state = self.raft.apply_conf_change(change)
+            return
+        kind, request_id = HEADER.unpack_from(change.context)
+        result: Result
+        try:
+            revision, body = self._change_handlers[kind](change.context[HEADER_SIZE:])
+        except EtcdError as error:
+            error.__traceback__ = error.__context__ = None
+            result = error
+        else:
+            self._conf_state = self.raft.apply_conf_change(change)
+            if kind == Kind.MEMBER_REMOVE:
+                self._removals[change.changes[0][1]] = self.applied_index
+            self.applier.on_members_changed()
+            result = self.header.encode(revision, self.applied_term) + body
+        done = self.changes.applied(request_id)
+        if done is not None:
+            done(result)
 
     def _filled_up(self, done: Done) -> None:
         """A write was applied, as on every member, but this backend is full (MNT-16, MNT-17)."""
@@ -544,11 +624,13 @@ class Member:
         self.applied_index, self.applied_term = meta.index, meta.term
         self._conf_state = meta.conf_state
         self.durable = meta
+        self._removals.clear()
         log.info("installed a snapshot", extra={"index": meta.index})
         # What was forwarded may be inside the snapshot, where no entry will ever answer its caller.
         queued = {HEADER.unpack_from(data)[1] for data in self._proposals}
         for request_id in [i for i in self._waiters if i not in queued]:
             self._fail(request_id, TIMEOUT)
+        self.changes.swallowed()
         self.reads.applied(meta.index)
         self.on_applied()
 
@@ -569,6 +651,7 @@ class Member:
         """Answer everything that waits: the server is stopping (RFT-07)."""
         self._stopped = True
         self.reads.stop(STOPPED)
+        self.changes.stop(STOPPED)
         physical, self._physical = self._physical, []
         for done in physical:
             done(STOPPED)

@@ -6,9 +6,11 @@ Byte layout of an entry's data::
 
 The body is the client's own protobuf message where there is one (Put, DeleteRange, Txn, Compact,
 LeaseGrant, LeaseRevoke), unchanged: nothing is encoded again between the client's socket and the
-log. The request id lets the proposing member find the waiting caller when the entry is applied; it
-starts with bits of the member's id, so that ids of different members do not meet, and with bits of
-the start time, so that those of one member's lives do not.
+log. Changes of members are JSON objects (`membership.changes`); those that change who votes are the
+context of a conf change, in the same layout. The request id lets the proposing member find the
+waiting caller when the entry is applied; it starts with bits of the member's id, so that ids of
+different members do not meet, and with bits of the start time, so that those of one member's lives
+do not.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ class Kind(IntEnum):
     PUBLISH = 7
     CLUSTER_VERSION = 8
     ALARM = 9
+    MEMBER_UPDATE = 16
+    MEMBER_ADD = 17
+    """This and the next two come as the context of a conf change, never as an entry of their own.
+    """
+    MEMBER_REMOVE = 18
+    MEMBER_PROMOTE = 19
 
 
 def first_request_id(member_id: int, start_ms: int) -> int:

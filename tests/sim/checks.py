@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 
+from kvstore.errors import EtcdError
+from kvstore.membership import changes
+from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import DELETE, FIRST_REVISION, PUT, Event
 from kvstore.node.bootstrap import FIRST_TERM
+from kvstore.node.request import HEADER, HEADER_SIZE, Kind
 from kvstore.pb.kv_pb2 import KeyValue
 from kvstore.storage.wal import Batch
-from raft import CONF_CHANGE, Entry
+from raft import CONF_CHANGE, Entry, decode_conf_change
 from tests.sim.loop import Loop, Violation
 from tests.sim.node import TICK_S, Node, Observer
 
@@ -26,9 +31,14 @@ FULL_HASH_EVERY = 16
 class Checks(Observer):
     """The reference history and all that is compared with it."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, cluster: Cluster) -> None:
+        """Args: cluster: the initial members; a copy of its own."""
         self._loop = loop
         self.nodes: list[Node] = []
+        """All there ever were, removed ones too."""
+        self.cluster = cluster
+        """The members as of the committed log."""
+        self._voters = self._voters_before = frozenset(cluster.members)
         self.leaders: dict[int, str] = {}
         """Who led each term."""
         self.committed: list[Entry] = [(FIRST_TERM, CONF_CHANGE, b"")]
@@ -127,11 +137,44 @@ class Checks(Observer):
                 continue
             if index != len(self.committed) + 1:
                 raise Violation(f"{node.name} committed {index} after {len(self.committed)}")
-            holders = [n.name for n in self.nodes if n.disk.holds(index, entry[0])]
-            if 2 * len(holders) <= len(self.nodes):
-                raise Violation(f"entry {index} was committed but is durable on {holders} only")
+            self._follow_members(index, entry)
+            holders = {n.id for n in self.nodes if n.disk.holds(index, entry[0])}
+            if not any(2 * len(holders & voters) > len(voters) for voters in self._quorums()):
+                names = [n.name for n in self.nodes if n.id in holders]
+                raise Violation(f"entry {index} was committed but is durable on {names} only")
             self.committed.append(entry)
             self._commit_terms.append(raft.term)
+
+    def _quorums(self) -> tuple[frozenset[int], ...]:
+        """The voters as of the last entry, and as of before the last change: the leader that
+        commits entries behind a change may not have applied it yet."""
+        return self._voters, self._voters_before
+
+    def _follow_members(self, index: int, entry: Entry) -> None:
+        """Keep the member list that the committed log means."""
+        _, kind, data = entry
+        if kind == CONF_CHANGE:
+            change = decode_conf_change(data)
+            assert len(change.changes) == 1
+            data = change.context
+        if not data:
+            return
+        request, _ = HEADER.unpack_from(data)
+        body, cluster = data[HEADER_SIZE:], self.cluster
+        with suppress(EtcdError):
+            if request == Kind.MEMBER_ADD:
+                cluster.add(*changes.decode_add(body))
+            elif request == Kind.MEMBER_REMOVE:
+                cluster.remove(changes.decode_id(body))
+            elif request == Kind.MEMBER_PROMOTE:
+                cluster.promote(changes.decode_id(body))
+            elif request == Kind.MEMBER_UPDATE:
+                cluster.update(*changes.decode_update(body))
+        voters = frozenset(info.id for info in cluster.voters())
+        if voters != self._voters:
+            self._voters, self._voters_before = voters, self._voters
+            self._loop.trace(f"entry {index} makes voters {sorted(voters)}")
+            self.count("voters changed")
 
     def published(self, node: Node, revision: int, events: list[Event]) -> None:
         """Revisions are dense, and the same on every member."""
@@ -200,6 +243,7 @@ class Checks(Observer):
         if store.revision < self._seen_revision[node.id]:
             raise Violation(f"{node.name} fell back to revision {store.revision}")
         self._seen_revision[node.id] = store.revision
+        self._compare_configuration(node)
         state = (store.revision, store.compact_revision, len(node.lessor.ids()))
         known = self._states.setdefault(index, state)
         if known != state:
@@ -210,11 +254,20 @@ class Checks(Observer):
         if index % FULL_HASH_EVERY == 0:
             self.compare_full(node)
 
+    def _compare_configuration(self, node: Node) -> None:
+        """Raft's configuration is that of the member list."""
+        conf, members = node.member.raft.conf_state, node.cluster.members
+        if not node.member.raft.applied_index:
+            return  # a joiner has been told the list and knows no configuration
+        voters = sorted(info.id for info in node.cluster.voters())
+        if voters != list(conf.voters) or sorted(members) != sorted(conf.voters + conf.learners):
+            raise Violation(f"{node.name} has members {members} and the configuration {conf}")
+
     def compare_full(self, node: Node) -> None:
         """Compare a member's whole replicated state with that of others at its applied index."""
         lessor = node.lessor
         leases = [(i, lessor.ttl(i), sorted(lessor.keys(i))) for i in sorted(lessor.ids())]
-        members = sorted(map(repr, node.cluster.members.values()))
+        members = sorted(map(repr, node.cluster.members.values())), sorted(node.cluster.removed)
         alarms = node.member.applier.alarms.active()
         state = (node.store.hash_kv(0), leases, members, node.cluster.version, alarms)
         known = self._full_states.setdefault(node.member.applied_index, state)
@@ -275,14 +328,21 @@ class Checks(Observer):
 
     # The end.
 
+    def members(self) -> list[Node]:
+        """The present members, without those whose disk is lost."""
+        return [n for n in self.nodes if n.id in self.cluster.members and not n.gone]
+
     def converged(self) -> str:
         """Why the members are not all in one state yet; "" when they are."""
-        positions = {node.name: node.member.applied_index for node in self.nodes}
+        members = self.members()
+        if not all(node.up for node in members):
+            return "a member is down"
+        positions = {node.name: node.member.applied_index for node in members}
         if len(set(positions.values())) > 1:
             return f"applied {positions}"
-        if any(node.member.applied_index < len(self.committed) for node in self.nodes):
+        if any(node.member.applied_index < len(self.committed) for node in members):
             return f"applied {positions} of {len(self.committed)}"
-        lives = {(node.name, node.process.life) for node in self.nodes}
+        lives = {(node.name, node.process.life) for node in members}
         for waiting, revision in self.removals.items():
             if waiting[:2] in lives:
                 return f"nobody told {waiting} that revisions below {revision} are removed"
@@ -291,7 +351,7 @@ class Checks(Observer):
     def final(self) -> None:
         """Everything acknowledged is there, and all members are alike."""
         last = FIRST_REVISION + len(self.revisions)
-        for node in self.nodes:
+        for node in self.members():
             if node.store.revision != last:
                 raise Violation(f"{node.name} ends at revision {node.store.revision}, not {last}")
             self.compare_full(node)

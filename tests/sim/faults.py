@@ -45,8 +45,7 @@ class Faults:
         for node in self._nodes:
             node.disk.write_s = node.commit_s = 0.002
             node.process.paused_until = 0.0
-            if not node.up:
-                node.start()
+            _start(node)
 
     def _later(self) -> None:
         pause = self._loop.random.expovariate(1 / self._mean_pause_s)
@@ -76,7 +75,7 @@ class Faults:
         if not node.up or self._stopped:
             return
         node.crash()
-        self._loop.after(down_s, f"{node.name} starts", lambda: None if node.up else node.start())
+        self._loop.after(down_s, f"{node.name} starts", lambda: _start(node))
 
     def _crash_all(self) -> None:
         """A power cut."""
@@ -160,3 +159,8 @@ class Faults:
         network.double = random.choice((0.0, 0.1))
         network.late = random.choice((0.0, 0.05, 0.3))
         network.delay_s = random.choice((0.0005, 0.005, 0.05))
+
+
+def _start(node: Node) -> None:
+    if not node.up and not node.gone:
+        node.start()

@@ -23,6 +23,8 @@ class Endpoint(Protocol):
     def receive(self, message: Message) -> None: ...
     def receive_snapshot(self, message: Message, content: MemoryBackend) -> bool: ...
     def unreachable(self, peer: int) -> None: ...
+    def refuses(self, peer: int) -> bool: ...
+    def told_removed(self, by: int) -> None: ...
 
 
 class Network:
@@ -52,7 +54,22 @@ class Network:
         self.delay_s = 0.002
 
     def is_cut(self, from_: int, to: int) -> bool:
-        return (from_, to) in self._cut
+        """Whether nothing gets through; also so to a member that has been added but not made."""
+        return (from_, to) in self._cut or to not in self.endpoints
+
+    def dial(self, from_: int, to: int) -> None:
+        """A member keeps a connection to every other; one that was removed hears so from it."""
+        if not self.is_cut(from_, to) and not self.is_cut(to, from_):
+            self._refused(from_, to)
+
+    def _refused(self, from_: int, to: int) -> bool:
+        """Whether the receiver refuses the sender as removed, and tells it so."""
+        if not self.endpoints[to].refuses(from_):
+            return False
+        sender = self.endpoints[from_]
+        label = f"{sender.name} refused"
+        self._loop.after(self.delay_s, label, lambda: sender.told_removed(to))
+        return True
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send in order; what is lost is sometimes reported, as a broken connection would be."""
@@ -81,7 +98,7 @@ class Network:
         receiver = self.endpoints[to]
 
         def arrive() -> None:
-            if self.is_cut(from_, to):
+            if self.is_cut(from_, to) or self._refused(from_, to):
                 return
             for _, body in FrameReader().feed(frame):
                 receiver.receive(decode_message(body))
@@ -98,11 +115,15 @@ class Network:
         """Send a snapshot on a connection of its own and report how that went."""
         random = self._loop.random
         from_, to = message.from_, message.to
+        if to not in self.endpoints:
+            self._loop.after(self.delay_s, f"no {to:x} to send a snapshot", lambda: report(False))
+            return
         receiver = self.endpoints[to]
         frame = encode_message(message)
 
         def arrive() -> None:
             arrived = not self.is_cut(from_, to) and random.random() >= self.drop
+            arrived = arrived and not self._refused(from_, to)
             if arrived:
                 for _, body in FrameReader().feed(frame):
                     arrived = receiver.receive_snapshot(decode_message(body), content)

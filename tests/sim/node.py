@@ -21,6 +21,7 @@ from kvstore.mvcc.watch import WatchHub
 from kvstore.node.bootstrap import FIRST_HARD_STATE, first_position
 from kvstore.node.member import Limits, Member, Result, load_applied, store_applied
 from kvstore.node.request import Kind, first_request_id
+from kvstore.node.retirement import Retirement
 from kvstore.storage.memory_backend import MemoryBackend
 from kvstore.storage.wal import Batch, Recovered
 from kvstore.storage.wal_replay import LogState
@@ -63,6 +64,25 @@ class Observer:
         """Something worth knowing in the end happened."""
 
 
+def bootstrapped(initial: Mapping[str, tuple[str, ...]]) -> tuple[MemoryBackend, LogState]:
+    """The backend and log of a member of a new cluster."""
+    backend = MemoryBackend()
+    cluster = Cluster.bootstrap(backend, initial, "sim")
+    first = first_position(cluster.members)
+    store_applied(backend, first)
+    backend.commit()
+    return backend, LogState(FIRST_HARD_STATE, first.conf_state, first.index, first.term)
+
+
+def joining(cluster: Cluster) -> tuple[MemoryBackend, LogState]:
+    """The backend and log of a member that joins a cluster, of which it has been told."""
+    backend = MemoryBackend()
+    Cluster.write(backend, cluster.cluster_id, cluster.members.values())
+    store_applied(backend, SnapshotMeta())
+    backend.commit()
+    return backend, LogState()
+
+
 @dataclass(slots=True)
 class _Job:
     """Work for the one thread that commits and copies the backend."""
@@ -82,10 +102,13 @@ class Node:
         loop: Loop,
         network: Network,
         observer: Observer,
-        initial: Mapping[str, tuple[str, ...]],
         snapshot_count: int,
+        state: tuple[MemoryBackend, LogState],
     ) -> None:
-        """Args: snapshot_count: applied entries between two compactions of the log."""
+        """Args:
+        snapshot_count: applied entries between two compactions of the log.
+        state: see `bootstrapped` and `joining`.
+        """
         self.limits = Limits(
             request_timeout_s=REQUEST_TIMEOUT_S,
             snapshot_count=snapshot_count,
@@ -99,19 +122,28 @@ class Node:
         self.observer = observer
         self.process = Process()
         self.up = False
+        self.gone = False
+        """Removed and stopped, or its disk is lost: it never starts again."""
+        self.published = False
         self.tick_s = TICK_S * loop.random.uniform(0.97, 1.03)
         self.commit_s = 0.002
-        self.backend = MemoryBackend()
+        self.backend, log_start = state
+        self.disk = Disk(log_start)
         self._jobs: deque[_Job] = deque()
         self._commits: deque[Callable[[], None]] = deque()
         """What follows on each commit that is under way or waits for the one before."""
         self.on_snapshot_logged: Callable[[], None] = _nothing
         """A fault may be waiting for the record of a snapshot to go to the log."""
-        cluster = Cluster.bootstrap(self.backend, initial, "sim")
-        first = first_position(cluster.members)
-        store_applied(self.backend, first)
-        self.backend.commit()
-        self.disk = Disk(LogState(FIRST_HARD_STATE, first.conf_state, first.index, first.term))
+
+    @property
+    def serves(self) -> bool:
+        """Whether clients may ask it."""
+        return self.up and self.published and self.retirement.serves(self.loop.now)
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether clients may ask it for more than a learner's reads."""
+        return self.serves and not self.member.raft.is_learner
 
     # Life.
 
@@ -120,6 +152,7 @@ class Node:
         recovered = self.disk.recover()
         applied = load_applied(self.backend)
         assert applied is not None
+        assert not self.gone
         if recovered.snapshot.index > applied.index:
             path = _received(recovered.snapshot.index)
             if path in self.backend.files:
@@ -137,6 +170,8 @@ class Node:
             )
         self._build(recovered, applied)
         self.up = True
+        # A joiner knows nothing before its first snapshot; others may serve what they have.
+        self.published = applied.index > 0
         self.observer.started(self)
         self._every(self.tick_s, "tick", self._tick)
         self._commit_forever()
@@ -192,6 +227,9 @@ class Node:
         )
         self.store.on_events = self._revision
         self.member.on_applied = lambda: self.observer.applied(self)
+        self.member.applier.on_members_changed = self._members_changed
+        self.retirement = Retirement()
+        self._members_changed()
 
     def _restore_leases(self) -> None:
         dangling = self.lessor.restore(self.store.take_attachments())
@@ -209,6 +247,34 @@ class Node:
         self._jobs.clear()
         self._commits.clear()
         self.backend = self.backend.crash()
+
+    def _members_changed(self) -> None:
+        if self.id in self.cluster.removed:
+            self.retirement.applied(self.loop.now)
+
+    def refuses(self, peer: int) -> bool:
+        """Whether this member tells another one that it was removed."""
+        return self.up and self.member.refuses(peer)
+
+    def told_removed(self, by: int) -> None:
+        """Another member refused this one as removed."""
+        if self.up:
+            self.retirement.told(by, self.loop.now)
+
+    def _retire(self) -> None:
+        """End, if it is time for this removed member to (CLU-11)."""
+        for peer in self.cluster.members:
+            if peer != self.id:
+                self.network.dial(self.id, peer)
+        voters = [info.id for info in self.cluster.voters() if info.id != self.id]
+        if self.retirement.due(voters, self.loop.now):
+            self.loop.after(0, f"{self.name} stops, removed", self._stop, self.process)
+
+    def _stop(self) -> None:
+        applied = self.id in self.cluster.removed
+        self.observer.count(f"removed member stopped ({'applied' if applied else 'told'})")
+        self.gone = True
+        self.crash()
 
     def pause(self, seconds: float) -> None:
         """Stop the process as SIGSTOP does."""
@@ -232,6 +298,7 @@ class Node:
         self.hub.tick(self.loop.now)
         if self.member.is_leader and self.cluster.version != CLUSTER_VERSION:
             self.member.propose_as_leader(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode())
+        self._retire()
 
     def _catch_up(self) -> None:
         if self.hub.catch_up():
@@ -247,6 +314,8 @@ class Node:
             if isinstance(result, EtcdError):
                 again = f"{self.name} publish"
                 self.loop.after(ELECTION_S / 2, again, self._publish, self.process)
+            else:
+                self.published = True
 
         self.member.propose(Kind.PUBLISH, json.dumps(record).encode(), done)
 
@@ -357,6 +426,7 @@ class Node:
         self.store.restore()
         self._restore_leases()
         self.cluster.restore(self.backend)
+        self._members_changed()
         self.member.applier.alarms.restore(self.backend)
         self.hub.restored()
 

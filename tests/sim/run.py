@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first one")
     parser.add_argument("--members", type=int, default=0, help="1 to 5; 0: drawn from the seed")
     parser.add_argument("--chaos", type=float, default=30.0, help="virtual seconds of faults")
+    parser.add_argument("--changes", action="store_true", help="members always come and go")
     parser.add_argument("--trace", action="store_true", help="print every event")
     parser.add_argument("--hash", action="store_true", help="print the trace's digests alone")
     arguments = parser.parse_args()
@@ -24,7 +25,12 @@ def main() -> int:
     totals: dict[str, int] = {}
     failed, started = [], time.monotonic()
     for seed in range(arguments.start, arguments.start + arguments.seeds):
-        simulation = Simulation(seed, members=arguments.members, chaos_s=arguments.chaos)
+        simulation = Simulation(
+            seed,
+            members=arguments.members,
+            chaos_s=arguments.chaos,
+            changes=arguments.changes or None,
+        )
         if arguments.trace:
             simulation.loop.on_event = print
         try:

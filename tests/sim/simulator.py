@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
 from kvstore.node.member import Result
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
+from kvstore.storage.memory_backend import MemoryBackend
+from kvstore.storage.wal_replay import LogState
 from tests.sim.checks import Checks
 from tests.sim.faults import Faults
 from tests.sim.loop import Loop, Violation
+from tests.sim.membership import Operator
 from tests.sim.network import Network
-from tests.sim.node import Node
+from tests.sim.node import Node, bootstrapped, joining
 from tests.sim.watchers import Watcher
 from tests.sim.workload import Client
 
@@ -47,31 +51,31 @@ class Outcome:
 class Simulation:
     """One cluster. Make it, then `run` it, once."""
 
-    def __init__(self, seed: int, *, members: int = 0, chaos_s: float = 30.0) -> None:
-        """Args: members: 1 to 5, 0 to draw it. chaos_s: virtual seconds of faults."""
+    def __init__(
+        self,
+        seed: int,
+        *,
+        members: int = 0,
+        chaos_s: float = 30.0,
+        changes: bool | None = None,
+    ) -> None:
+        """Args:
+        members: 1 to 5, 0 to draw it.
+        chaos_s: virtual seconds of faults.
+        changes: whether members come and go, None to draw it.
+        """
         self.seed = seed
         self.loop = Loop(seed)
         random = self.loop.random
         self.chaos_s = chaos_s
-        self.checks = Checks(self.loop)
         self.network = Network(self.loop)
         count = members or random.choice((3, 3, 3, 5, 5, 1))
         initial = {f"n{i}": (f"http://n{i}",) for i in range(1, count + 1)}
-        snapshot_count = random.choice((8, 20, 60))
-        self.nodes = [
-            Node(
-                name,
-                compute_member_id(urls, "sim"),
-                self.loop,
-                self.network,
-                self.checks,
-                initial,
-                snapshot_count,
-            )
-            for name, urls in initial.items()
-        ]
-        self.checks.nodes = self.nodes
-        self.network.endpoints = {node.id: node for node in self.nodes}
+        self.checks = Checks(self.loop, Cluster.bootstrap(MemoryBackend(), initial, "sim"))
+        self.nodes = self.checks.nodes
+        self._snapshot_count = random.choice((8, 20, 60))
+        for name, urls in initial.items():
+            self._make(name, compute_member_id(urls, "sim"), bootstrapped(initial))
         think_s = random.choice((0.02, 0.05, 0.3))
         self.clients = [
             Client(i, self.loop, self.nodes, self.checks, think_s)
@@ -80,6 +84,28 @@ class Simulation:
         self.watchers = [Watcher(i, self.loop, self.nodes, self.checks) for i in range(4)]
         pause_s = random.choice((0.5, 1.0, 3.0))
         self.faults = Faults(self.loop, self.network, self.nodes, self.checks, pause_s)
+        if changes is None:
+            changes = random.random() < 0.5
+        self.operator = Operator(self.loop, self.checks, self._join, random.choice((0.5, 2.0)))
+        self.operator.stopped = not changes
+
+    def _make(self, name: str, member_id: int, state: tuple[MemoryBackend, LogState]) -> Node:
+        node = Node(
+            name,
+            member_id,
+            self.loop,
+            self.network,
+            self.checks,
+            self._snapshot_count,
+            state,
+        )
+        self.nodes.append(node)
+        self.network.endpoints[member_id] = node
+        return node
+
+    def _join(self, name: str, member_id: int) -> Node:
+        """Make a member that was added; it has asked somebody for the member list."""
+        return self._make(name, member_id, joining(self.checks.cluster))
 
     def run(self) -> Outcome:
         """Raises Violation for any promise broken, any exception of the members included."""
@@ -117,25 +143,33 @@ class Simulation:
         return self.loop.run_until(self.loop.now + seconds, watched)
 
     def _chaos(self) -> None:
-        for node in self.nodes:
+        for node in list(self.nodes):
             node.start()
         for client in self.clients:
             client.start()
         for watcher in self.watchers:
             watcher.start()
         self.faults.start()
+        self.operator.start()
         self._run_for(self.chaos_s)
 
     def _recover(self) -> None:
         """Heal; every member must get a write through in time."""
+        self.operator.stopped = True
         self.faults.stop()
-        waiting = {node.name for node in self.nodes}
+        waiting = {node.name for node in self.checks.members() if node.published}
         for node in self.nodes:
-            self._probe(node, waiting)
-        if not self._run_for(RECOVERY_S, lambda: not waiting):
+            if node.name in waiting:
+                self._probe(node, waiting)
+
+        def done() -> bool:  # a change under way may still remove one of them
+            return waiting.isdisjoint(node.name for node in self.checks.members())
+
+        if not self._run_for(RECOVERY_S, done):
             states = {
                 node.name: (node.member.raft.role.value, node.member.raft.term)
                 for node in self.nodes
+                if node.up
             }
             raise Violation(
                 f"no write through {sorted(waiting)} within {RECOVERY_S} s of healing: {states}"
@@ -145,7 +179,7 @@ class Simulation:
         def done(result: Result) -> None:
             if isinstance(result, bytes):
                 waiting.discard(node.name)
-            else:
+            elif node.up:
                 self.loop.after(
                     0.05, f"{node.name} probe again", lambda: self._probe(node, waiting)
                 )
@@ -163,7 +197,9 @@ class Simulation:
             raise Violation(f"not settled {SETTLE_S} s after the last request: {self._unsettled()}")
 
     def _unsettled(self) -> str:
-        for node in self.nodes:
+        for node in self.checks.members():
+            if not node.up or not node.published:
+                return f"{node.name} is not there yet"
             if node.lessor.ids():
                 return f"{node.name} has leases {node.lessor.ids()}"
         if reason := self.checks.converged():
@@ -174,6 +210,8 @@ class Simulation:
         return ""
 
 
-def run(seed: int, *, members: int = 0, chaos_s: float = 30.0) -> Outcome:
+def run(
+    seed: int, *, members: int = 0, chaos_s: float = 30.0, changes: bool | None = None
+) -> Outcome:
     """Run one simulation."""
-    return Simulation(seed, members=members, chaos_s=chaos_s).run()
+    return Simulation(seed, members=members, chaos_s=chaos_s, changes=changes).run()

@@ -47,7 +47,7 @@ class Watcher:
 
     def _look(self) -> None:
         node = self._node
-        lost = self._life != node.process.life or not node.up
+        lost = self._life != node.process.life or not node.serves
         if self._stream is not None and (lost or self._loop.random.random() < 0.005):
             if not lost:
                 self._stream.close()
@@ -60,7 +60,7 @@ class Watcher:
         self._later()
 
     def _open(self) -> None:
-        up = [node for node in self._nodes if node.up]
+        up = [node for node in self._nodes if node.serves_all]
         if not up:
             return
         node = self._node = self._loop.random.choice(up)

@@ -60,12 +60,13 @@ class Client:
 
     def _ask(self) -> None:
         random = self._loop.random
-        up = [node for node in self._nodes if node.up and node.process.paused_until == 0.0]
+        up = [node for node in self._nodes if node.serves and node.process.paused_until == 0.0]
         if self.stopped:
             return
         if not up:
             self._rest()
             return
+        node = random.choice(up)
         self._asked += 1
         asked = self._asked
         self._loop.after(GIVE_UP_S, f"{self.name} gives up", lambda: self._end(asked, "none"))
@@ -75,7 +76,10 @@ class Client:
             self._compact, self._local_get,
         )  # fmt: skip
         weights = (20, 10, 20, 10, 10, 20, 10, 12, 6, 2, 6, 2, 10)
-        random.choices(operations, weights)[0](random.choice(up), asked)
+        operation = random.choices(operations, weights)[0]
+        if node.member.raft.is_learner:
+            operation = self._local_get
+        operation(node, asked)
 
     def _end(self, asked: int, outcome: str) -> None:
         if self._answered < asked == self._asked:
