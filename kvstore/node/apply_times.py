@@ -26,6 +26,10 @@ OPERATIONS: Final = {
     Kind.PUBLISH: "ClusterMemberAttrSet",
     Kind.CLUSTER_VERSION: "ClusterVersionSet",
     Kind.ALARM: "Alarm",
+    Kind.MEMBER_UPDATE: "MemberUpdate",
+    Kind.MEMBER_ADD: "MemberAdd",
+    Kind.MEMBER_REMOVE: "MemberRemove",
+    Kind.MEMBER_PROMOTE: "MemberPromote",
 }
 """What etcd calls each kind of request, in metrics and in the log."""
 
