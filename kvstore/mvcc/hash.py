@@ -29,6 +29,10 @@ HASHED_TABLES = (REVISIONS, LEASES, MEMBERS, ALARMS, AUTH)
 """What `hash_backend_steps` covers: all but META, which holds applied index and term (MNT-19)."""
 
 
+_BUCKET = b"key"
+"""What etcd's hash begins with: the name of its table."""
+
+
 class HashKV(NamedTuple):
     """The answer to HashKV; comparable between members with equal `compact_revision` (MNT-21)."""
 
@@ -44,7 +48,7 @@ def crc32c(crc: int, data: bytes) -> int:
 
 
 def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
-    """Hash all revisions up to `revision` (0: the latest), in slices (MNT-20..22).
+    """Hash all revisions up to `revision` (0: the latest, below: none), in slices (MNT-20..22).
 
     The result does not depend on how far physical removal has got, nor on what is written or
     compacted between slices. The bytes are etcd's: bucket name "key", then for each revision
@@ -54,13 +58,16 @@ def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
     Raises:
         EtcdError: FUTURE_REV, COMPACTED.
     """
-    at = store.read_revision(revision)
     compact = store.compact_revision
+    if revision < 0:
+        # As in etcd, which takes it for a revision before the first: nothing is hashed.
+        return HashKV(crc32c(0, _BUCKET), compact, revision)
+    at = store.read_revision(revision)
     with store.pinned(max(compact, 0)):
         # A compaction at `at` would keep nothing if no key is live there. etcd then skips nothing,
         # removed or not; here what a compaction at `compact` drops is skipped all the same.
         keep_at = at if (yield from _any_key(store, at)) else compact
-        crc = crc32c(0, b"key")
+        crc = crc32c(0, _BUCKET)
         cursor, end = revision_key(0, 0), revision_key(at + 1, 0)
         while True:
             scanned = list(islice(store.backend.scan(REVISIONS, cursor, end), SLICE_KEYS))

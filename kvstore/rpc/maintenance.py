@@ -32,6 +32,11 @@ Result = TypeVar("Result")
 
 HASH_S: Final = exponential(0.01, 2, 15)
 """Seconds; buckets of etcd_mvcc_hash_duration_seconds and etcd_mvcc_hash_rev_duration_seconds."""
+TRANSFER_POLL_S = 0.01
+"""Pause between two looks whether leadership has moved."""
+ANSWER_EARLY_S = 0.5
+"""A transfer that does not end is answered so long before the caller's deadline, or a tenth of the
+time if that is less: at the deadline itself nobody listens any more."""
 
 
 async def drive(core: Core, steps: Steps[Result], times: Histogram) -> Result:
@@ -133,19 +138,28 @@ class MaintenanceService:
         return b""
 
     async def move_leader(self, call: Call, request: rpc_pb2.MoveLeaderRequest) -> bytes:
-        """Hand leadership over and wait until it has moved (MNT-28, MNT-29)."""
-        member = self._core.member
+        """Hand leadership over and wait until it has moved; no header (MNT-28, MNT-29, GEN-05).
+
+        Raises:
+            EtcdError: NOT_LEADER, BAD_LEADER_TRANSFEREE, LEADER_TRANSFER_TIMEOUT.
+        """
+        member, loop = self._core.member, self._core.loop
         if not member.is_leader:
             raise NOT_LEADER
-        if request.targetID == member.raft.id:
-            return b""
         try:
             member.transfer_leadership(request.targetID)
         except ProposalDropped:
             raise BAD_LEADER_TRANSFEREE from None
-        deadline = self._core.loop.time() + self._core.request_timeout_s
+        give_up = self._give_up_at(call)
         while member.raft.leader != request.targetID:
-            if self._core.loop.time() > deadline:
+            if loop.time() >= give_up:
                 raise LEADER_TRANSFER_TIMEOUT
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(TRANSFER_POLL_S)
         return b""
+
+    def _give_up_at(self, call: Call) -> float:
+        """When to answer that a transfer took too long: while the caller still listens."""
+        now = self._core.loop.time()
+        if call.deadline is None:
+            return now + self._core.request_timeout_s
+        return call.deadline - min((call.deadline - now) / 10, ANSWER_EARLY_S)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvstore.errors import EtcdError
 from kvstore.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
 from kvstore.rpc.cluster import ClusterService
+from kvstore.rpc.downgrade import DowngradeService
 from kvstore.rpc.election import ElectionService
 from kvstore.rpc.grpc import GrpcRouter, Timing
 from kvstore.rpc.health import HealthService
@@ -15,6 +16,7 @@ from kvstore.rpc.kv import KVService
 from kvstore.rpc.lock import LockService
 from kvstore.rpc.waiting import Lines
 from kvstore.rpc.watch import WatchService
+from kvstore.server.features import STOP_GRPC_SERVICE_ON_DEFRAG
 from kvstore.server.metrics import RANGE_PATH
 from kvstore.server.slow import SlowRequests
 from kvstore.version import STORAGE_VERSION, VERSION
@@ -67,7 +69,10 @@ def _register(router: GrpcRouter, server: Server) -> None:
     lease = server.leases
     cluster = ClusterService(core)
     maintenance = server.maintenance
+    downgrade = DowngradeService(core)
     health = HealthService()
+    if STOP_GRPC_SERVICE_ON_DEFRAG in server.config.feature_gates:
+        server.defragmenter.on_change = lambda running: health.set_serving(not running)
     pb = rpc_pb2
     unary, stream = router.unary, router.stream
     unary("/etcdserverpb.KV/Range", pb.RangeRequest.FromString, kv.range)
@@ -94,6 +99,7 @@ def _register(router: GrpcRouter, server: Server) -> None:
     unary(service + "HashKV", pb.HashKVRequest.FromString, maintenance.hash_kv)
     unary(service + "Alarm", pb.AlarmRequest.FromString, maintenance.alarm)
     unary(service + "Defragment", pb.DefragmentRequest.FromString, maintenance.defragment)
+    unary(service + "Downgrade", pb.DowngradeRequest.FromString, downgrade.downgrade)
     unary(service + "MoveLeader", pb.MoveLeaderRequest.FromString, maintenance.move_leader)
     _register_concurrency(router, server, kv)
     check = health_pb2.HealthCheckRequest.FromString

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from kvstore.pb import health_pb2
 from tests.e2e.client import Client
 from tests.e2e.cluster import Cluster, reference_under_test, wait_until
 from tests.e2e.etcdctl import ok
@@ -200,3 +201,28 @@ def test_calls_at_once_share_one_defragmentation(tmp_path: Path) -> None:
         for call in calls:
             call.result()
         assert cluster.members[0].log_path.read_text().count("starting defragment") < CALLS / 2
+
+
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.skipif(reference_under_test(), reason="etcd 3.5.1 has no feature gates")
+def test_health_service_tells_a_defragmentation_if_the_gate_is_on(
+    tmp_path: Path, gate: bool
+) -> None:
+    """HTP-07: StopGRPCServiceOnDefrag: NOT_SERVING meanwhile, to who asks and to who watches."""
+    flag = f"--feature-gates=StopGRPCServiceOnDefrag={str(gate).lower()}"
+    with Cluster(1, tmp_path, extra_flags=[flag]) as cluster:
+        cluster.start_all()
+        client = cluster.client(0)
+        write_rounds(client, 2)
+        watch = client.channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+        seen = [next(watch).status]
+        client.defragment()
+        if gate:
+            seen += [next(watch).status, next(watch).status]
+        watch.cancel()
+        assert seen == ([1, 2, 1] if gate else [1])
+        assert client.health().status == 1
