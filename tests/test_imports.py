@@ -39,6 +39,10 @@ EFFECTS = frozenset(
 EDGE: dict[str, frozenset[str]] = {
     "kvstore/cli/": EFFECTS,
     "kvstore/server/": EFFECTS,
+    "kvstore/gateway/app.py": frozenset({"asyncio"}),
+    "kvstore/gateway/streams.py": frozenset({"asyncio"}),
+    "kvstore/gateway/vanished.py": frozenset({"asyncio", "os", "select", "socket"}),
+    "kvstore/gateway/websocket.py": frozenset({"asyncio"}),
     "kvstore/peer/probe.py": frozenset({"asyncio"}),
     "kvstore/peer/transport.py": frozenset({"asyncio", "os", "pathlib", "socket", "open()"}),
     "kvstore/rpc/core.py": frozenset({"asyncio", "random", "time"}),

@@ -1,8 +1,8 @@
-"""The HTTP side of a client port: /health, /version, /metrics and etcd's plain-text refusals.
+"""Plain HTTP paths: /health, /version, /debug/vars, /metrics and etcd's plain-text refusals.
 
 It is the ASGI application that ``rpc/grpc.py`` falls back to, over HTTP/1.1 and HTTP/2 alike. What
 the answers say comes from the callables given; only their shape is decided here (HTP-01..06). Exact
-paths only: a route tree for a dozen paths would be more to read than the dict it replaces.
+paths and whole prefixes only: a route tree for a dozen paths would be more to read than the dict.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from kvstore.rpc.grpc import Receive, Scope, Send
+from kvstore.rpc.grpc import AsgiApp, Receive, Scope, Send
 
 TEXT: Final = "text/plain; charset=utf-8"
 METRICS_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,33 +67,48 @@ def get_only(handler: Handler) -> Handler:
 
 
 class HttpRouter:
-    """An ASGI application of exact paths. Everything else gets "404 page not found"."""
+    """An ASGI application of exact paths. Everything else gets "404 page not found".
+
+    Args:
+        routes: path → handler.
+    """
 
     def __init__(self, routes: Mapping[str, Handler]) -> None:
         self._routes = dict(routes)
+        self._mounted: dict[str, AsgiApp] = {}
+
+    def mount(self, prefix: str, app: AsgiApp) -> None:
+        """Leave all paths below ``prefix``, one segment with its slashes (``/v3/``), to ``app``."""
+        self._mounted[prefix] = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a failing handler costs a 500 and a traceback in the log.
 
         The body of a request is not read: no route here has use for one.
         """
+        path: str = scope["path"]
+        mounted = self._mounted.get(path[: path.find("/", 1) + 1])
+        if mounted is not None:
+            await mounted(scope, receive, send)
+            return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        handler = self._routes.get(scope["path"])
+        handler = self._routes.get(path)
         response = error(404, "404 page not found")
         if handler is not None:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             headers = dict(scope["headers"])
             try:
-                response = await handler(Request(scope["method"], scope["path"], query, headers))
+                response = await handler(Request(scope["method"], path, query, headers))
             except Exception:
-                log.exception("%s %s failed", scope["method"], scope["path"])
+                log.exception("%s %s failed", scope["method"], path)
                 response = error(500, "Internal Server Error")
-        await _respond(send, response)
+        await respond(send, response)
 
 
-async def _respond(send: Send, response: Response) -> None:
+async def respond(send: Send, response: Response) -> None:
+    """Send a complete answer; a client that left is not told."""
     headers = [(b"content-type", response.content_type.encode())]
     headers += [(name.encode(), value.encode()) for name, value in response.headers]
     try:
@@ -103,31 +118,42 @@ async def _respond(send: Send, response: Response) -> None:
         pass  # the client left; there is nobody to tell
 
 
-def standard_routes(
-    *,
-    health: Health,
-    version: Callable[[], Mapping[str, str]],
-    metrics: Callable[[], bytes],
-) -> dict[str, Handler]:
-    """The routes of a client port.
+def health_routes(health: Health) -> dict[str, Handler]:
+    """/health, which runs the check of HTP-02."""
 
-    Args:
-        health: runs the check of HTP-02.
-        version: ``etcdserver``, ``etcdcluster`` and ``storage``, in this order (HTP-06).
-        metrics: the Prometheus text exposition, format 0.0.4.
-    """
-
-    async def serve_health(request: Request) -> Response:
+    async def serve(request: Request) -> Response:
         excluded = frozenset(request.query.get("exclude", ()))
         serializable = request.query.get("serializable", [""])[0] == "true"
         healthy, reason = await health(excluded, serializable)
         body = _go_json({"health": "true" if healthy else "false", "reason": reason})
         return Response(body.encode()) if healthy else error(503, body)
 
+    return {"/health": get_only(serve)}
+
+
+def status_routes(
+    *, version: Callable[[], Mapping[str, str]], variables: Callable[[], bytes]
+) -> dict[str, Handler]:
+    """/version and /debug/vars.
+
+    Args:
+        version: ``etcdserver``, ``etcdcluster`` and ``storage``, in this order (HTP-06).
+        variables: a JSON object.
+    """
+
     async def serve_version(request: Request) -> Response:
         return Response(_go_json(version()).encode(), content_type="application/json")
 
-    async def serve_metrics(request: Request) -> Response:
+    async def serve_variables(request: Request) -> Response:
+        return Response(variables(), content_type="application/json; charset=utf-8")
+
+    return {"/version": get_only(serve_version), "/debug/vars": get_only(serve_variables)}
+
+
+def metrics_routes(metrics: Callable[[], bytes]) -> dict[str, Handler]:
+    """/metrics: the Prometheus text exposition, format 0.0.4."""
+
+    async def serve(request: Request) -> Response:
         body = metrics()
         vary = ("vary", "accept-encoding")
         if not _accepts_gzip(request.headers.get(b"accept-encoding", b"")):
@@ -135,11 +161,7 @@ def standard_routes(
         packed = gzip.compress(body, compresslevel=1, mtime=0)
         return Response(packed, 200, METRICS_TEXT, (vary, ("content-encoding", "gzip")))
 
-    return {
-        "/health": get_only(serve_health),
-        "/version": get_only(serve_version),
-        "/metrics": serve_metrics,
-    }
+    return {"/metrics": serve}
 
 
 def _accepts_gzip(accept_encoding: bytes) -> bool:

@@ -74,6 +74,7 @@ class Listener:
         *,
         max_concurrent_streams: int = MAX_CONCURRENT_STREAMS,
         stop_grace_s: float = STOP_GRACE_S,
+        http1: bool = True,
     ) -> None:
         """Bind and listen at once, so that a taken port fails before anything else has started.
 
@@ -83,6 +84,7 @@ class Listener:
             port: 0 to 65535; 0 lets the kernel choose.
             max_concurrent_streams: per connection, 1 to 2**32 - 1.
             stop_grace_s: how long open calls may go on after ``stop`` before they are cancelled.
+            http1: serve HTTP/1.1 too, not HTTP/2 alone.
 
         Raises:
             AddressInUse: the address cannot be bound. OSError: the name does not resolve.
@@ -90,7 +92,7 @@ class Listener:
         self._socket = _bound_socket(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        config = _config(self._socket.fileno(), max_concurrent_streams, stop_grace_s)
+        config = _config(self._socket.fileno(), max_concurrent_streams, stop_grace_s, http1)
         self._server = Server(app, config)
         self._serving: asyncio.Task[None] | None = None
 
@@ -160,11 +162,11 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _config(fd: int, max_concurrent_streams: int, stop_grace_s: float) -> Config:
+def _config(fd: int, max_concurrent_streams: int, stop_grace_s: float, http1: bool) -> Config:
     return Config(
         bind=(f"fd://{fd}",),
         grpc=True,
-        http1=True,
+        http1=http1,
         access_log=False,
         log_format="json",
         lifespan="off",

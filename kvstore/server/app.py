@@ -1,17 +1,16 @@
-"""The application behind a client port: which path is served by what."""
+"""The RPCs of a member: which path is served by which method of which service."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.errors import EtcdError
 from kvstore.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
+from kvstore.rpc.auth import UNSERVED, AuthService
 from kvstore.rpc.cluster import ClusterService
 from kvstore.rpc.downgrade import DowngradeService
 from kvstore.rpc.election import ElectionService
 from kvstore.rpc.grpc import GrpcRouter, Timing
 from kvstore.rpc.health import HealthService
-from kvstore.rpc.http import HttpRouter, standard_routes
 from kvstore.rpc.kv import KVService
 from kvstore.rpc.lock import LockService
 from kvstore.rpc.waiting import Lines
@@ -19,47 +18,18 @@ from kvstore.rpc.watch import WatchService
 from kvstore.server.features import STOP_GRPC_SERVICE_ON_DEFRAG
 from kvstore.server.metrics import RANGE_PATH
 from kvstore.server.slow import SlowRequests
-from kvstore.version import STORAGE_VERSION, VERSION
 
 if TYPE_CHECKING:
     from kvstore.server.process import Server
 
 
-def build_app(server: Server) -> GrpcRouter:
+def register_services(router: GrpcRouter, server: Server) -> None:
     """Register all services of a member."""
-
-    async def health(excluded: frozenset[str], serializable: bool) -> tuple[bool, str]:
-        """Run the checks of HTP-02; there are no alarms yet that could be excluded."""
-        if serializable:
-            return True, ""
-        if not server.member.raft.leader:
-            return False, "RAFT NO LEADER"
-        try:
-            await server.core.fresh()
-        except EtcdError as error:
-            return False, f"RANGE ERROR:{error.message}"
-        return True, ""
-
-    def version() -> dict[str, str]:
-        return {
-            "etcdserver": VERSION,
-            "etcdcluster": server.state.cluster.version or "not_decided",
-            "storage": STORAGE_VERSION,
-        }
-
-    async def counted_health(excluded: frozenset[str], serializable: bool) -> tuple[bool, str]:
-        healthy, reason = await health(excluded, serializable)
-        server.metrics.observe_health(healthy)
-        return healthy, reason
-
-    routes = standard_routes(health=counted_health, version=version, metrics=server.metrics.scrape)
-    router = GrpcRouter(HttpRouter(routes), max_recv_bytes=server.config.max_receive_bytes)
     _register(router, server)
     SlowRequests(server.config, server.member.apply_times).watch(router)
     for path, method in router.methods.items():
         if path == RANGE_PATH or server.config.metrics == "extensive":
             method.timing = Timing()
-    return router
 
 
 def _register(router: GrpcRouter, server: Server) -> None:
@@ -106,6 +76,7 @@ def _register(router: GrpcRouter, server: Server) -> None:
     unary("/grpc.health.v1.Health/Check", check, health.check)
     unary("/grpc.health.v1.Health/List", health_pb2.HealthListRequest.FromString, health.list)
     stream("/grpc.health.v1.Health/Watch", check, health.watch, kind="server_stream")
+    _register_auth(router, AuthService(core))
 
 
 def _register_concurrency(router: GrpcRouter, server: Server, kv: KVService) -> None:
@@ -122,3 +93,12 @@ def _register_concurrency(router: GrpcRouter, server: Server, kv: KVService) -> 
     unary(service + "Leader", pb.LeaderRequest.FromString, election.leader)
     unary(service + "Resign", pb.ResignRequest.FromString, election.resign)
     stream(service + "Observe", pb.LeaderRequest.FromString, election.observe, kind="server_stream")
+
+
+def _register_auth(router: GrpcRouter, auth: AuthService) -> None:
+    pb, prefix = rpc_pb2, "/etcdserverpb.Auth/"
+    router.unary(prefix + "AuthStatus", pb.AuthStatusRequest.FromString, auth.status)
+    router.unary(prefix + "AuthDisable", pb.AuthDisableRequest.FromString, auth.disable)
+    router.unary(prefix + "Authenticate", pb.AuthenticateRequest.FromString, auth.authenticate)
+    for name in UNSERVED:
+        router.unary(prefix + name, bytes, auth.unserved)

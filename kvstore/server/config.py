@@ -102,7 +102,17 @@ class Config:
     listen_peer_urls: tuple[str, ...] = (DEFAULT_LISTEN_PEER_URL,)
     """Where peers are listened to, ``http://<IP or localhost>:<port>``, sorted."""
     listen_client_urls: tuple[str, ...] = (DEFAULT_LISTEN_CLIENT_URL,)
-    """Where clients are listened to, gRPC and HTTP/1.1 alike, sorted."""
+    """Where clients are listened to, sorted: gRPC, and HTTP too unless it has URLs of its own."""
+    listen_client_http_urls: tuple[str, ...] = ()
+    """Where clients are listened to for HTTP alone, sorted; none: on `listen_client_urls`."""
+    listen_metrics_urls: tuple[str, ...] = ()
+    """Further addresses that serve /metrics and the health paths, sorted."""
+    enable_grpc_gateway: bool = True
+    """Serve the JSON gateway under /v3/."""
+    cors: tuple[str, ...] = ("*",)
+    """Origins whose pages may read HTTP answers; ``*``: all."""
+    host_whitelist: tuple[str, ...] = ("*",)
+    """Host names that plain HTTP requests may name; ``*``: all."""
     initial_advertise_peer_urls: tuple[str, ...] = (DEFAULT_LISTEN_PEER_URL,)
     """Peer URLs told to the cluster, sorted; they enter the member id."""
     advertise_client_urls: tuple[str, ...] = (DEFAULT_LISTEN_CLIENT_URL,)
@@ -202,6 +212,10 @@ def verify(config: Config) -> None:
     _verify_numbers(config)
     _verify_listen_urls("--listen-peer-urls", config.listen_peer_urls)
     _verify_listen_urls("--listen-client-urls", config.listen_client_urls)
+    if config.listen_client_http_urls:
+        _verify_listen_urls("--listen-client-http-urls", config.listen_client_http_urls)
+    if config.listen_metrics_urls:
+        _verify_listen_urls("--listen-metrics-urls", config.listen_metrics_urls)
     _verify_disjoint(config)
     _verify_advertised("--initial-advertise-peer-urls", config.initial_advertise_peer_urls)
     _verify_advertised("--advertise-client-urls", config.advertise_client_urls)
@@ -333,6 +347,12 @@ def _verify_disjoint(config: Config) -> None:
     if shared:
         raise ConfigError(
             f"--listen-client-urls and --listen-peer-urls have duplicate url: {min(shared)}"
+        )
+    shared = set(config.listen_client_http_urls).intersection(config.listen_client_urls)
+    if shared:
+        raise ConfigError(
+            f"cannot bind both --listen-client-urls and --listen-client-http-urls on the same url "
+            f"{min(shared)}"
         )
 
 

@@ -72,6 +72,8 @@ _SERVER: Final = {
     ),
     "etcd_server_health_success": _counter("Health checks that succeeded."),
     "etcd_server_health_failures": _counter("Health checks that failed."),
+    "etcd_server_healthcheck": _gauge("1 if a check held the last time, else 0.", "type", "name"),
+    "etcd_server_healthchecks_total": _counter("Results of checks.", "type", "name", "status"),
     "etcd_debugging_server_alarms": _gauge(
         "1 for each alarm that is raised.", "server_id", "alarm_type"
     ),
@@ -220,8 +222,6 @@ NOT_EXPOSED: Final[Mapping[str, str]] = {
     "etcd_grpc_proxy_events_coalescing_total": _NO_PROXY,
     "etcd_grpc_proxy_watchers_coalescing_total": _NO_PROXY,
     "etcd_server_go_version": "there is no Go here",
-    "etcd_server_healthcheck": "comes with /livez and /readyz",
-    "etcd_server_healthchecks_total": "comes with /livez and /readyz",
     "etcd_server_learner_promote_failures": "comes with MemberPromote",
     "etcd_server_learner_promote_successes": "comes with MemberPromote",
     "go_*": "of the Go runtime",

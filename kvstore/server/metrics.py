@@ -54,8 +54,6 @@ class ServerMetrics:
         self._compaction_ended = 0.0
         self._scrapes = {"200": 0, "500": 0, "503": 0}
         self._text = exposition(self, SPECS)
-        self._health_ok = 0
-        self._health_failed = 0
         self.late_heartbeats = 0
 
     # Told by the process.
@@ -87,13 +85,6 @@ class ServerMetrics:
             self._compaction.observe((now - self._compaction_began) * 1000)
             self._compaction_began = None
             self._compaction_ended = time.time()
-
-    def observe_health(self, healthy: bool) -> None:
-        """One answer of /health."""
-        if healthy:
-            self._health_ok += 1
-        else:
-            self._health_failed += 1
 
     # Asked by Prometheus.
 
@@ -154,8 +145,7 @@ class ServerMetrics:
                 ("false",): server.kv.range_times.failed,
             },
             "etcd_server_request_duration_seconds": self._request_durations(),
-            "etcd_server_health_success": self._health_ok,
-            "etcd_server_health_failures": self._health_failed,
+            **server.front.health.metrics(),
             "etcd_debugging_server_alarms": {
                 (f"{member_id:x}", rpc_pb2.AlarmType.Name(kind)): 1
                 for member_id, kind in member.applier.alarms.active()

@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from kvstore.apply.applier import Applier
 from kvstore.errors import EtcdError
@@ -39,12 +38,13 @@ from kvstore.rpc.maintenance import MaintenanceService
 from kvstore.rpc.peer_calls import PeerCalls
 from kvstore.rpc.watch import LeaderGuard
 from kvstore.server import datadir
-from kvstore.server.app import build_app
+from kvstore.server.app import register_services
 from kvstore.server.auto_compaction import compact_by_schedule
 from kvstore.server.backend_thread import BackendThread
 from kvstore.server.config import Config, ConfigError
 from kvstore.server.defrag import Defragmenter
 from kvstore.server.features import without_effect
+from kvstore.server.front import build_front, client_listeners, metrics_listeners
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
 from kvstore.storage.errors import SnapshotRejected, StorageError
@@ -81,6 +81,7 @@ class Server:
         self._copies = count()
         self._receiving = asyncio.Lock()
         self._listeners: list[Listener] = []
+        self._metrics_listeners: list[Listener] = []
         self._serving = False
         self._compact_due = asyncio.Event()
         self._build()
@@ -183,6 +184,9 @@ class Server:
             self.defragmenter.defragment,
         )
         self.leases = LeaseService(self.core, self.guard, self.calls)
+        self.front = build_front(self)
+        self.router = self.front.router
+        register_services(self.router, self)
 
     def _soon(self, work: Callable[[], None]) -> None:
         self.loop.call_soon(self._run_core, work)
@@ -205,15 +209,16 @@ class Server:
     async def start(self) -> None:
         """Open the peer port, join the cluster, publish this member, then serve clients."""
         # All ports first: a taken one must fail before this member takes part in anything.
-        self.router = build_app(self)
-        for url in self.config.listen_client_urls:
-            parts = urlsplit(url)
-            self._listeners.append(Listener(self.router, parts.hostname or "", parts.port or 0))
+        self._listeners = client_listeners(self, self.front)
+        self._metrics_listeners = metrics_listeners(self, self.front)
         await self.transport.listen(self.config.listen_peer_urls)
         self.transport.set_peers(
             {info.id: info.peer_urls for info in self.state.cluster.members.values()}
         )
         self._advance_election()
+        for listener in self._metrics_listeners:
+            await listener.start()
+            log.info("serving metrics", extra={"address": f"{listener.host}:{listener.port}"})
         self._spawn(self._tick_forever())
         self._spawn(self.backend_thread.commit_forever(self.config.backend_batch_interval_s))
         self._spawn(self._catch_up_forever())
@@ -269,6 +274,8 @@ class Server:
         if self._serving:
             self.router.stop()
             await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await asyncio.gather(*(listener.stop() for listener in self._metrics_listeners))
+        self.front.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -25,9 +25,10 @@ from kvstore.errors import Code, EtcdError
 from kvstore.pb import rpc_pb2
 from kvstore.rpc.exposition import Spec, exposition
 from kvstore.rpc.grpc import Call, GrpcRouter, SendMessages, single_request
-from kvstore.rpc.http import HttpRouter, standard_routes
+from kvstore.rpc.http import HttpRouter, health_routes, metrics_routes, status_routes
 from kvstore.rpc.listener import Listener
 from kvstore.rpc.metrics import GRPC_SPECS, grpc_metrics
+from kvstore.rpc.probes import Check, ProbeCounts, probe_routes
 
 WAIT_S = 10
 """Longest wait for something that must happen; reached only when a test fails."""
@@ -46,6 +47,7 @@ class Service:
         self.release: asyncio.Event
         self.pending: list[asyncio.Future[bytes]] = []
         self.healthy: tuple[bool, str] = (True, "")
+        self.check_failures: dict[str, str] = {}
 
     def echo(self, call: Call, request: Any) -> bytes:
         self.calls.append(call)
@@ -204,12 +206,15 @@ class Running:
 
     def __init__(self, *, max_recv_bytes: int = 100_000, stop_grace_s: float = 2) -> None:
         self.service = Service()
-        routes = standard_routes(
-            health=self._health,
-            version=lambda: {"etcdserver": "3.6.0", "etcdcluster": "3.6.0", "storage": "3.6.0"},
-            metrics=lambda: self.exposition(),
-        )
-        routes["/broken"] = self._broken
+        self.probe_counts = ProbeCounts()
+        version = {"etcdserver": "3.6.0", "etcdcluster": "3.6.0", "storage": "3.6.0"}
+        routes = {
+            **health_routes(self._health),
+            **metrics_routes(lambda: self.exposition()),
+            **status_routes(version=lambda: version, variables=lambda: b'{"raft.status": {}}'),
+            **probe_routes("readyz", self._checks(), self.probe_counts),
+            "/broken": self._broken,
+        }
         self.router = GrpcRouter(HttpRouter(routes), max_recv_bytes=max_recv_bytes)
         self.service.register(self.router)
         self.values: dict[str, Any] = {}
@@ -227,6 +232,15 @@ class Running:
     async def _health(self, excluded: frozenset[str], serializable: bool) -> tuple[bool, str]:
         self.health_arguments.append((excluded, serializable))
         return self.service.healthy
+
+    def _checks(self) -> dict[str, Check]:
+        def check(name: str) -> Check:
+            async def run() -> str:
+                return self.service.check_failures.get(name, "")
+
+            return run
+
+        return {name: check(name) for name in ("first", "second")}
 
     async def _broken(self, request: Any) -> Any:
         raise RuntimeError("a bug in a route")

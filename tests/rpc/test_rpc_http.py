@@ -1,9 +1,10 @@
-"""The HTTP answers of a client port, byte for byte as etcd gives them (HTP-01..06)."""
+"""The HTTP answers of a client port, byte for byte as etcd gives them."""
 
 from __future__ import annotations
 
 import gzip
 import http.client
+import json
 import logging
 from collections.abc import Iterator
 
@@ -27,11 +28,13 @@ def fetch(server: Running, method: str, path: str, **headers: str) -> Reply:
 def _healthy(server: Running) -> Iterator[None]:
     server.service.healthy = (True, "")
     server.health_arguments.clear()
+    server.service.check_failures.clear()
     yield
-    server.service.values = {}
+    server.values = {}
 
 
 def test_a_healthy_member_says_so(server: Running) -> None:
+    """HTP-01: the values are strings."""
     status, body, headers = fetch(server, "GET", "/health")
     assert (status, body) == (200, b'{"health":"true","reason":""}')
     assert headers["content-type"] == "text/plain; charset=utf-8"
@@ -39,6 +42,7 @@ def test_a_healthy_member_says_so(server: Running) -> None:
 
 
 def test_an_unhealthy_member_gives_its_reason(server: Running) -> None:
+    """HTP-01: 503, health "false" and the reason."""
     server.service.healthy = (False, "ALARM NOSPACE")
     status, body, headers = fetch(server, "GET", "/health")
     assert (status, body) == (503, b'{"health":"false","reason":"ALARM NOSPACE"}\n')
@@ -67,32 +71,95 @@ def test_a_reason_is_escaped_as_go_escapes_it(server: Running) -> None:
 def test_health_is_asked_with_the_query(
     server: Running, query: str, arguments: tuple[frozenset[str], bool]
 ) -> None:
+    """HTP-02: ``exclude`` may come several times; ``serializable`` is exactly "true"."""
     fetch(server, "GET", "/health" + query)
     assert server.health_arguments == [arguments]
 
 
 def test_version_is_json_in_etcds_order(server: Running) -> None:
+    """HTP-06: etcdserver, etcdcluster, storage, all strings."""
     status, body, headers = fetch(server, "GET", "/version")
     expected = b'{"etcdserver":"3.6.0","etcdcluster":"3.6.0","storage":"3.6.0"}'
     assert (status, body, headers["content-type"]) == (200, expected, "application/json")
 
 
-@pytest.mark.parametrize("path", ["/health", "/version"])
+@pytest.mark.parametrize("path", ["/health", "/version", "/debug/vars", "/readyz", "/readyz/first"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
 def test_other_methods_are_refused_naming_the_one_allowed(
     server: Running, method: str, path: str
 ) -> None:
+    """HTP-01: other methods get 405, HEAD included."""
     status, body, headers = fetch(server, method, path)
     assert (status, headers["allow"]) == (405, "GET")
     assert body == (b"" if method == "HEAD" else b"Method Not Allowed\n")
     assert headers["content-type"] == "text/plain; charset=utf-8"
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/keys", "/health/", "/etcdserverpb.KV/Range", "/%ff"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/keys", "/health/", "/readyz/third", "/etcdserverpb.KV/Range", "/%ff", "//"]
+)
 def test_any_other_path_is_not_found(server: Running, path: str) -> None:
     status, body, headers = fetch(server, "GET", path)
     assert (status, body) == (404, b"404 page not found\n")
     assert headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_variables_are_json(server: Running) -> None:
+    status, body, headers = fetch(server, "GET", "/debug/vars")
+    assert (status, headers["content-type"]) == (200, "application/json; charset=utf-8")
+    assert json.loads(body) == {"raft.status": {}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/readyz", "ok\n"),
+        ("/readyz?verbose", "[+]first ok\n[+]second ok\nok\n"),
+        ("/readyz?verbose&exclude=first", "[+]second ok\nok\n"),
+        ("/readyz?verbose&exclude=first&exclude=second", "ok\n"),
+        ("/readyz?verbose&exclude=nonsense&exclude=", "[+]first ok\n[+]second ok\nok\n"),
+        ("/readyz/second", "ok\n"),
+        ("/readyz/second?verbose", "[+]second ok\nok\n"),
+        ("/readyz/second?verbose&exclude=second", "[+]second ok\nok\n"),
+    ],
+)
+def test_a_probe_that_holds_is_ok(server: Running, path: str, body: str) -> None:
+    """HTP-03, HTP-04: ``verbose`` shows the checks, ``exclude`` skips those there are."""
+    status, text, headers = fetch(server, "GET", path)
+    assert (status, text.decode()) == (200, body)
+    assert headers["content-type"] == "text/plain; charset=utf-8"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/readyz", 503, "[+]first ok\n[-]second failed: no luck\n\n"),
+        ("/readyz?exclude=first", 503, "[-]second failed: no luck\n\n"),
+        ("/readyz?exclude=second", 200, "ok\n"),
+        ("/readyz/first", 200, "ok\n"),
+        ("/readyz/second", 503, "[-]second failed: no luck\n\n"),
+    ],
+)
+def test_a_probe_that_fails_says_which_check(
+    server: Running, path: str, status: int, body: str
+) -> None:
+    """HTP-03, HTP-04: the checks are shown without being asked for."""
+    server.service.check_failures["second"] = "no luck"
+    found, text, headers = fetch(server, "GET", path)
+    assert (found, text.decode()) == (status, body)
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_results_of_probes_are_counted(server: Running) -> None:
+    before = dict(server.probe_counts.results)
+    server.service.check_failures["second"] = "no luck"
+    fetch(server, "GET", "/readyz")
+    after = server.probe_counts.results
+    changed = {key for key in after if after[key] != before.get(key, 0)}
+    assert changed == {("readyz", "first", "success"), ("readyz", "second", "error")}
+    assert server.probe_counts.last["readyz", "first"] == 1
+    assert server.probe_counts.last["readyz", "second"] == 0
 
 
 def test_a_grpc_path_over_http1_is_not_found(server: Running) -> None:
