@@ -44,6 +44,10 @@ STOP_LINGER_S: Final = 0.2
 the client was sending at that moment makes the kernel reset the connection, and answers on their
 way are lost (seen with grpcio: "server stopped" arrived as "connection reset")."""
 
+STOP_ACCEPT_S: Final = 0.1
+"""Pause between telling h2corn to stop and taking its socket away. An accept that fails first ends
+the whole server at once, open calls and all (seen under load, every few stops)."""
+
 KEEPALIVE_IDLE_S: Final = 30
 KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
@@ -124,6 +128,8 @@ class Listener:
         if self._serving is not None:
             await asyncio.sleep(STOP_LINGER_S)
         self._server.shutdown()
+        if self._serving is not None:
+            await asyncio.sleep(STOP_ACCEPT_S)
         # Closing is not enough: h2corn keeps a duplicate of the listening socket while it drains,
         # and the kernel would let clients in to wait for nobody.
         self._socket.shutdown(socket.SHUT_RDWR)
