@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepsen import history
 from jepsen.checkers import linearizable
 from jepsen.history import Op, Outcome
 from jepsen.verdict import Validity
@@ -158,3 +160,13 @@ def test_many_open_writes_that_nobody_saw_cost_nothing() -> None:
     ops += [write(1000 + i, 2 + i, 3 + i, Outcome.INFO) for i in range(300)]
     ops += [read(1, 400, 401)]
     assert linearizable.check(ops, budget=10_000).validity is Validity.VALID
+
+
+RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_histories_of_etcd_are_judged_as_recorded(path: Path) -> None:
+    verdict = linearizable.check(record for record in history.read(path) if isinstance(record, Op))
+    assert verdict.checked > 50
+    assert verdict.validity.value == path.stem.rpartition("-")[2]
