@@ -55,6 +55,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/rpc/peer_calls.py": frozenset({"asyncio"}),
     "kvstore/rpc/waiting.py": frozenset({"asyncio"}),
     "kvstore/rpc/watch.py": frozenset({"asyncio"}),
+    "kvstore/testing/": EFFECTS,
     "kvstore/storage/durable.py": frozenset({"fcntl", "os"}),
     "kvstore/storage/lmdb_backend.py": frozenset({"lmdb", "os", "open()"}),
     "kvstore/storage/lmdb_file.py": frozenset({"lmdb"}),

@@ -1,0 +1,108 @@
+"""What the cluster for users' tests can do, on real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kvstore.pb import rpc_pb2
+from kvstore.testing import Cluster, MemberEnded, NotInTime, wait_until
+
+DEADLINE_S = 40.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(3, tmp_path_factory.mktemp("cluster")) as made:
+        made.start()
+        yield made
+
+
+def put(cluster: Cluster, number: int, value: bytes, timeout_s: float = 2.0) -> bool:
+    call = cluster.channel(number).unary_unary(
+        "/etcdserverpb.KV/Put",
+        request_serializer=rpc_pb2.PutRequest.SerializeToString,
+        response_deserializer=rpc_pb2.PutResponse.FromString,
+    )
+    try:
+        call(rpc_pb2.PutRequest(key=b"k", value=value), timeout=timeout_s)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_a_leader_cut_off_is_replaced_and_joins_again(cluster: Cluster) -> None:
+    old = cluster.leader()
+    others = cluster.followers()
+    with cluster.partitioned([old]):
+        wait_until(lambda: put(cluster, others[0], b"x"), DEADLINE_S, "the others go on")
+        assert not put(cluster, old, b"lost", timeout_s=0.5)
+        assert cluster.leader() in others
+    cluster.wait_ready(timeout_s=DEADLINE_S)
+    assert cluster.links is not None
+    assert sum(cluster.links.held().values()) > 0
+
+
+def test_a_killed_member_comes_back_with_its_data(cluster: Cluster) -> None:
+    victim = cluster.followers()[0]
+    cluster.kill(victim)
+    assert not cluster.members[victim].running
+    assert put(cluster, cluster.leader(), b"meanwhile")
+    cluster.start(victim)
+    assert cluster.status(victim).raftAppliedIndex > 1
+
+
+def test_a_paused_member_answers_again_when_it_is_resumed(cluster: Cluster) -> None:
+    victim = cluster.followers()[0]
+    with cluster.paused(victim), pytest.raises(grpc.RpcError):
+        cluster.status(victim, timeout_s=0.3)
+    cluster.wait_ready(victim)
+
+
+def test_slow_links_slow_the_cluster_and_healing_ends_that(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    cluster.slow(leader, 0.05)
+    assert put(cluster, leader, b"slow", timeout_s=10)
+    cluster.heal()
+    assert put(cluster, leader, b"fast", timeout_s=10)
+
+
+def test_one_direction_alone_can_be_cut(cluster: Cluster) -> None:
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    cluster.cut(leader, follower)
+    assert put(cluster, leader, b"the other one suffices", timeout_s=10)
+    cluster.heal()
+    cluster.wait_ready()
+
+
+def test_a_stop_is_graceful(cluster: Cluster) -> None:
+    victim = cluster.followers()[0]
+    assert cluster.stop(victim) == 0
+    cluster.start(victim)
+
+
+def test_a_member_that_ended_is_told_with_its_log(tmp_path: Path) -> None:
+    with (
+        Cluster(1, tmp_path, flags=["--heartbeat-interval=0"]) as broken,
+        pytest.raises(MemberEnded, match="heartbeat-interval must be >0"),
+    ):
+        broken.start()
+
+
+def test_a_wait_in_vain_says_for_what() -> None:
+    with pytest.raises(NotInTime, match="not within 0 s: the moon"):
+        wait_until(lambda: None, 0.0, "the moon")
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_sizes_out_of_range_are_refused(tmp_path: Path, size: int) -> None:
+    with pytest.raises(ValueError, match="size"):
+        Cluster(size, tmp_path)
+
+
+def test_without_links_there_is_nothing_to_cut(tmp_path: Path) -> None:
+    with Cluster(1, tmp_path, links=False) as plain, pytest.raises(RuntimeError, match="links"):
+        plain.partition([0])

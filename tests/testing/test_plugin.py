@@ -1,0 +1,30 @@
+"""The pytest plugin, as an application's test suite uses it."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_the_fixtures_serve_and_can_be_broken(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_one_node(etcd):
+            assert len(etcd.endpoints) == 1
+            assert etcd.leader() == 0
+
+        def test_three_nodes(etcd_cluster):
+            leader = etcd_cluster.leader()
+            with etcd_cluster.partitioned([leader]):
+                assert etcd_cluster.leader(timeout_s=60) is not None
+            etcd_cluster.kill(leader)
+            assert etcd_cluster.leader(timeout_s=60) != leader
+
+        @pytest.mark.etcd(flags=["--max-txn-ops=7"], links=False)
+        def test_with_a_marker(etcd):
+            assert etcd.command(0)[-1] == "--max-txn-ops=7"
+        """
+    )
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers")
+    done.assert_outcomes(passed=3)
