@@ -15,6 +15,7 @@ _USAGE = """Usage:
 
   kvstore server [flags]     run one member; the flags are etcd's
   kvstore local [options]    run a whole cluster on this machine
+  kvstore snapshot ...       save, look at or restore a snapshot; etcd's files and flags
   kvstore version            print the version (also: --version)
 """
 
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kvstore.cli import local
 
         return local.main(rest)
+    if command == "snapshot":
+        from kvstore.cli import snapshot
+
+        return snapshot.main(rest)
     if command in ("version", "--version", "-version"):
         sys.stdout.write(version_lines())
         return 0

@@ -13,6 +13,7 @@ from kvstore.rpc.grpc import GrpcRouter, Timing
 from kvstore.rpc.health import HealthService
 from kvstore.rpc.kv import KVService
 from kvstore.rpc.lock import LockService
+from kvstore.rpc.snapshot import SnapshotService
 from kvstore.rpc.waiting import Lines
 from kvstore.rpc.watch import WatchService
 from kvstore.server.features import STOP_GRPC_SERVICE_ON_DEFRAG
@@ -70,6 +71,12 @@ def _register(router: GrpcRouter, server: Server) -> None:
     unary(service + "Alarm", pb.AlarmRequest.FromString, maintenance.alarm)
     unary(service + "Defragment", pb.DefragmentRequest.FromString, maintenance.defragment)
     unary(service + "Downgrade", pb.DowngradeRequest.FromString, downgrade.downgrade)
+    stream(
+        service + "Snapshot",
+        pb.SnapshotRequest.FromString,
+        SnapshotService(server.images.open).snapshot,
+        kind="server_stream",
+    )
     unary(service + "MoveLeader", pb.MoveLeaderRequest.FromString, maintenance.move_leader)
     _register_concurrency(router, server, kv)
     check = health_pb2.HealthCheckRequest.FromString

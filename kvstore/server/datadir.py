@@ -33,6 +33,9 @@ log = logging.getLogger("server")
 FORMAT_VERSION = 1
 """Version of everything in a data directory; a newer one is refused."""
 
+UNFINISHED = "member.restoring"
+"""Directory in the data directory in which a restore is at work, until it becomes ``member``."""
+
 
 class DataDirError(Exception):
     """The data directory cannot be used; the text names it and says why."""
@@ -143,6 +146,11 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
             " in this server"
         )
     verify_bootstrap(config)
+    if (Path(config.data_dir) / UNFINISHED).exists():
+        raise DataDirError(
+            f"a restore to {config.data_dir} was cut short: run it again, or remove"
+            f" {UNFINISHED} in it for a member without data"
+        )
     initial = dict(config.initial_cluster)
     _refuse_orphan(wal_dir, snap_dir / "db")
     for name in os.listdir(snap_dir):

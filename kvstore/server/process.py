@@ -45,6 +45,7 @@ from kvstore.server.config import Config, ConfigError
 from kvstore.server.defrag import Defragmenter
 from kvstore.server.features import without_effect
 from kvstore.server.front import build_front, client_listeners, metrics_listeners
+from kvstore.server.images import Images
 from kvstore.server.log import setup_logging
 from kvstore.server.metrics import ServerMetrics
 from kvstore.storage.errors import SnapshotRejected, StorageError
@@ -182,6 +183,9 @@ class Server:
             lambda: state.backend,
             config.quota_backend_bytes,
             self.defragmenter.defragment,
+        )
+        self.images = Images(
+            state.snap_dir, state.backend, self.backend_thread.commit, self.backend_thread.lock
         )
         self.leases = LeaseService(self.core, self.guard, self.calls)
         self.front = build_front(self)

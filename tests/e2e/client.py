@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -186,6 +187,26 @@ class Client(_Calls):
         """One request and its answer on a LeaseKeepAlive stream."""
         requests = iter([rpc_pb2.LeaseKeepAliveRequest(ID=lease_id)])
         return next(self._keep_alive(requests, timeout=DEFAULT_TIMEOUT))
+
+    @contextmanager
+    def watch(self, start_revision: int) -> Iterator[Iterator[Any]]:
+        """Responses of one watcher of all keys; the first is the ``created`` answer."""
+        create = rpc_pb2.WatchCreateRequest(
+            key=b"\0", range_end=b"\0", start_revision=start_revision
+        )
+        call = self._watch(iter([rpc_pb2.WatchRequest(create_request=create)]), timeout=60.0)
+        try:
+            yield call
+        finally:
+            call.cancel()
+
+    def snapshot(self) -> Any:
+        """Maintenance.Snapshot: the call, which is an iterator of its responses."""
+        return self.channel.unary_stream(
+            "/etcdserverpb.Maintenance/Snapshot",
+            request_serializer=rpc_pb2.SnapshotRequest.SerializeToString,
+            response_deserializer=rpc_pb2.SnapshotResponse.FromString,
+        )(rpc_pb2.SnapshotRequest(), timeout=120.0)
 
     def raw_unary(self, method: str, body: bytes, timeout: float = DEFAULT_TIMEOUT) -> bytes:
         """Call any method path with any bytes as its message."""
