@@ -53,6 +53,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/rpc/listener.py": frozenset({"asyncio", "h2corn", "socket"}),
     "kvstore/rpc/maintenance.py": frozenset({"asyncio", "time"}),
     "kvstore/rpc/peer_calls.py": frozenset({"asyncio"}),
+    "kvstore/rpc/range_stream.py": frozenset({"asyncio"}),
     "kvstore/rpc/snapshot.py": frozenset({"asyncio"}),
     "kvstore/rpc/waiting.py": frozenset({"asyncio"}),
     "kvstore/rpc/watch.py": frozenset({"asyncio"}),

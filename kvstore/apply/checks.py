@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kvstore import errors
-from kvstore.mvcc.range import interval
+from kvstore.mvcc.range import interval, is_filtered
 from kvstore.pb.rpc_pb2 import (
     DeleteRangeRequest,
     PutRequest,
@@ -33,6 +33,16 @@ def check_range(request: RangeRequest) -> None:
         raise errors.EMPTY_KEY
     if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
         raise errors.INVALID_SORT_OPTION
+
+
+def check_range_stream(request: RangeRequest) -> None:
+    """Raise what `check_range` does, RANGE_STREAM_ORDER or RANGE_STREAM_FILTER (RST-01, RST-02)."""
+    check_range(request)
+    by_key = request.sort_target == RangeRequest.KEY and request.sort_order == RangeRequest.ASCEND
+    if request.sort_order != RangeRequest.NONE and not by_key:
+        raise errors.RANGE_STREAM_ORDER
+    if is_filtered(request):
+        raise errors.RANGE_STREAM_FILTER
 
 
 def check_put(request: PutRequest) -> None:

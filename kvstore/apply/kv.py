@@ -9,6 +9,7 @@ from kvstore.apply.checks import (
     check_delete_range,
     check_put,
     check_range,
+    check_range_stream,
     check_txn,
 )
 from kvstore.apply.operations import (
@@ -16,6 +17,7 @@ from kvstore.apply.operations import (
     apply_delete_keys,
     apply_delete_range,
     apply_put,
+    encode_range,
     range_body,
     range_body_steps,
 )
@@ -36,7 +38,9 @@ __all__ = [
     "check_delete_range",
     "check_put",
     "check_range",
+    "check_range_stream",
     "check_txn",
+    "encode_range",
     "is_read_only_txn",
     "is_serializable_txn",
     "range_body",

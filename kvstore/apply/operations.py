@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from kvstore import errors
 from kvstore.apply.ports import Lessor
 from kvstore.mvcc.keyvalue import length_delimited, varint, without_value
-from kvstore.mvcc.range import Range, interval, range_steps
+from kvstore.mvcc.range import Range, interval, is_filtered, range_steps
 from kvstore.mvcc.steps import Steps, drain
 from kvstore.mvcc.store import Store, WriteTxn
 from kvstore.pb.kv_pb2 import KeyValue
@@ -41,7 +41,7 @@ def range_body_steps(store: Store, request: RangeRequest) -> Steps[Answer]:
         EtcdError: FUTURE_REV or COMPACTED.
     """
     store.ranges += 1
-    if request.range_end or request.count_only or _filters(request):
+    if request.range_end or request.count_only or is_filtered(request):
         found = yield from range_steps(store, request)
         return found.revision, encode_range(found)
     key_value = store.get(request.key, request.revision)
@@ -50,15 +50,6 @@ def range_body_steps(store: Store, request: RangeRequest) -> Steps[Answer]:
     if request.keys_only:
         key_value = without_value(key_value)
     return store.newest, b"".join((b"\x12", varint(len(key_value)), key_value, b"\x20\x01"))
-
-
-def _filters(request: RangeRequest) -> bool:
-    return bool(
-        request.min_mod_revision
-        or request.max_mod_revision
-        or request.min_create_revision
-        or request.max_create_revision
-    )
 
 
 def encode_range(found: Range) -> bytes:

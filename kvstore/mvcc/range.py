@@ -1,16 +1,19 @@
 """Ranges: which keys a RangeRequest selects, in which order, and their serialized KeyValues.
 
-Everything here reads one pinned revision, in slices, so that a huge range neither blocks the loop
-nor mixes revisions (RNG-29). The trade-off: selection works on the index alone and values are
+Everything here reads one revision, in slices, so that a huge range neither blocks the loop nor
+mixes revisions (RNG-29): all of it at once (`range_steps`), or in parts that are handed out as they
+are read (`range_parts`). The trade-off: selection works on the index alone and values are
 fetched for what is returned; only VALUE sorts, and version or creation revision of keys changed
 since the read revision, need values earlier.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from kvstore import errors
 from kvstore.mvcc.keyvalue import without_value
 from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps
 from kvstore.pb.kv_pb2 import KeyValue
@@ -19,12 +22,20 @@ from kvstore.pb.rpc_pb2 import RangeRequest
 if TYPE_CHECKING:
     from kvstore.mvcc.store import Store
 
+Result = TypeVar("Result")
+
 Found = tuple[bytes, int, int]
 """A selected key and the (main, sub) of what is read of it."""
 
 
 FETCH_KEYS = 128
 """Most values read at a time."""
+
+PART_BYTES = 1 << 18
+"""Bytes of values that fill a part: a stream whose client does not read holds about two of them."""
+
+PART_FETCH_KEYS = 16
+"""Most values read at a time for a part: what a stream holds in memory is bounded by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +74,100 @@ def range_steps(store: Store, request: RangeRequest) -> Steps[Range]:
         if request.count_only:
             count = yield from _count(store, start, end, at)
             return Range([], False, count, revision)
-        if _natural_order(request) and not _filtered(request):
+        if _natural_order(request) and not is_filtered(request):
             key_values, count = yield from _in_order(store, request, start, end, at)
         else:
             key_values, count = yield from _sorted(store, request, start, end, at)
         # `count` so far is that of the selected keys; RNG-13 is about them, RNG-14 is not.
         more = 0 < request.limit < count
-        if _filtered(request):
+        if is_filtered(request):
             count = yield from _count(store, start, end, at)
     return Range(key_values, more, count, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a streamed range: at most PART_BYTES and one value, or none at all: a pause."""
+
+    key_values: list[bytes]
+    """Serialized KeyValues, ascending by key over all parts."""
+    last: bool = False
+    more: bool = False
+    """Of the last part: the limit cut something off."""
+    count: int = 0
+    """Of the last part: all keys of the interval (RST-05)."""
+
+
+Parts = Generator[Part, None, Result]
+
+
+def range_parts(store: Store, request: RangeRequest) -> Parts[None]:
+    """Read in parts at the revision of the first, the `last` one included (RST-03..07).
+
+    Order and filters of the request are not looked at. Between parts anything may be written.
+    Nothing is pinned: a slow reader does not hold up a compaction, it is ended by it.
+
+    Raises:
+        EtcdError: FUTURE_REV; COMPACTED, also between parts (RST-06).
+    """
+    at = store.read_revision(request.revision)
+    start, end = interval(request.key, request.range_end)
+    if end is not None and end <= start:
+        yield Part([], last=True)
+        return
+    limit, sent, cursor = max(request.limit, 0), 0, start
+    if request.count_only:
+        count = yield from _while_readable(store, at, _count(store, start, end, at))
+        yield Part([], last=True, count=count)
+        return
+    while True:
+        wanted = min(SLICE_KEYS, limit - sent) if limit else SLICE_KEYS
+        found, rest_start = _slice(store, cursor, end, at, wanted)
+        sent += len(found)
+        key_values = yield from _fetch_parts(store, at, found, request.keys_only)
+        if rest_start is None:
+            yield Part(key_values, last=True, count=sent)
+            return
+        cursor = rest_start
+        if limit and sent >= limit:
+            rest = yield from _while_readable(store, at, _count(store, cursor, end, at))
+            yield Part(key_values, last=True, more=rest > 0, count=sent + rest)
+            return
+        yield Part(key_values)
+        _check_readable(store, at)
+
+
+def _fetch_parts(store: Store, at: int, found: list[Found], keys_only: bool) -> Parts[list[bytes]]:
+    """Yield full parts of the KeyValues of `found`; return those left over."""
+    key_values: list[bytes] = []
+    size = 0
+    for first in range(0, len(found), PART_FETCH_KEYS):
+        batch = [entry[1:] for entry in found[first : first + PART_FETCH_KEYS]]
+        for value in store.values_at(batch):
+            key_values.append(without_value(value) if keys_only else value)
+            size += len(key_values[-1])
+            if size >= PART_BYTES:
+                yield Part(key_values)
+                _check_readable(store, at)
+                key_values, size = [], 0
+    return key_values
+
+
+def _while_readable(store: Store, at: int, steps: Steps[Result]) -> Parts[Result]:
+    """Run steps that read at a revision, with a pause between them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield Part([])
+        _check_readable(store, at)
+
+
+def _check_readable(store: Store, at: int) -> None:
+    if at < store.compact_revision:
+        raise errors.COMPACTED
 
 
 def _natural_order(request: RangeRequest) -> bool:
@@ -80,7 +176,8 @@ def _natural_order(request: RangeRequest) -> bool:
     return False
 
 
-def _filtered(request: RangeRequest) -> bool:
+def is_filtered(request: RangeRequest) -> bool:
+    """Tell whether a revision filter is set (RNG-16)."""
     return bool(
         request.min_mod_revision
         or request.max_mod_revision
@@ -160,7 +257,7 @@ def _sorted(
     while cursor is not None:
         found, cursor = _slice(store, cursor, end, at, SLICE_KEYS)
         for entry in found:
-            if _filtered(request) and not _passes(store, request, entry):
+            if is_filtered(request) and not _passes(store, request, entry):
                 continue
             selected.append((_sort_key(store, request.sort_target, entry), entry))
         if cursor is not None:

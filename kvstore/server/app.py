@@ -13,6 +13,7 @@ from kvstore.rpc.grpc import GrpcRouter, Timing
 from kvstore.rpc.health import HealthService
 from kvstore.rpc.kv import KVService
 from kvstore.rpc.lock import LockService
+from kvstore.rpc.range_stream import RangeStreamService
 from kvstore.rpc.snapshot import SnapshotService
 from kvstore.rpc.waiting import Lines
 from kvstore.rpc.watch import WatchService
@@ -47,6 +48,12 @@ def _register(router: GrpcRouter, server: Server) -> None:
     pb = rpc_pb2
     unary, stream = router.unary, router.stream
     unary("/etcdserverpb.KV/Range", pb.RangeRequest.FromString, kv.range)
+    stream(
+        "/etcdserverpb.KV/RangeStream",
+        pb.RangeRequest.FromString,
+        RangeStreamService(core, server.guard).range_stream,
+        kind="server_stream",
+    )
     unary("/etcdserverpb.KV/Put", pb.PutRequest.FromString, kv.put)
     unary("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeRequest.FromString, kv.delete_range)
     unary("/etcdserverpb.KV/Txn", pb.TxnRequest.FromString, kv.txn)
