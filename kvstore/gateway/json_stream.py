@@ -8,7 +8,6 @@ for its reader to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from kvstore.gateway.json_in import BadJson
@@ -35,20 +34,26 @@ class Splitter:
         self._depth = 0
         self._in_string = False
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the objects that ``data`` completes.
+    def feed(self, data: bytes) -> None:
+        """Add the next bytes of the body."""
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """Return the next object, or None when it is not complete yet.
 
         Raises BadJson when something else than an object begins, and TooLong.
         """
-        self._buffer += data
-        while (end := self._end()) is not None:
-            if end > self._limit:
+        end = self._end()
+        if end is None:
+            if len(self._buffer) > self._limit:
                 raise TooLong
-            yield bytes(self._buffer[:end])
-            del self._buffer[:end]
-            self._at = 0
-        if len(self._buffer) > self._limit:
+            return None
+        if end > self._limit:
             raise TooLong
+        found = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._at = 0
+        return found
 
     def finish(self) -> None:
         """The body has ended. Raises BadJson inside an object."""

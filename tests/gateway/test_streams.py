@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -246,3 +247,23 @@ def test_descriptors_are_given_back(server: Running) -> None:
             connection.post(KEEPALIVE, b'{"ID":"7"}')
             connection.answer()
         assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
+def test_many_clients_that_leave_are_all_noticed(server: Running) -> None:
+    """HTP-11: those that leave before their connection was looked for, too."""
+    connections = []
+    for number in range(60):
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(raw(server.port))
+            connection.post(WATCH, create(1))
+            connection.head()
+            connection.read_chunk()
+            if number % 3 == 0:  # an end that leaves no address behind
+                linger = b"\1\0\0\0\0\0\0\0"
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connections.append(stack.pop_all())
+        if number % 2:
+            connections.pop().close()
+    for remaining in connections:
+        remaining.close()
+    server.await_idle()
