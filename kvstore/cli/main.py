@@ -6,6 +6,7 @@ by the first word, and argparse is left to the subcommands that are ours alone.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ _USAGE = """Usage:
   kvstore server [flags]     run one member; the flags are etcd's
   kvstore local [options]    run a whole cluster on this machine
   kvstore snapshot ...       save, look at or restore a snapshot; etcd's files and flags
+  kvstore chaos [options]    break a cluster of real processes and check its promises
   kvstore version            print the version (also: --version)
 """
 
@@ -38,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kvstore.cli import snapshot
 
         return snapshot.main(rest)
+    if command == "chaos":
+        # Not imported: nothing of the server depends on what breaks it.
+        os.execv(sys.executable, [sys.executable, "-m", "jepsen", *words])
     if command in ("version", "--version", "-version"):
         sys.stdout.write(version_lines())
         return 0

@@ -1,0 +1,25 @@
+"""``python -m jepsen``: picks the subcommand."""
+
+from __future__ import annotations
+
+import sys
+
+_USAGE = """Usage:
+
+  python -m jepsen chaos [options]   break a cluster of real processes (also: kvstore chaos)
+"""
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    words = sys.argv[1:]
+    if words[:1] == ["chaos"]:
+        from jepsen.chaos.cli import main as chaos
+
+        return chaos(words[1:])
+    sys.stderr.write(_USAGE)
+    return 0 if words[:1] in (["help"], ["-h"], ["--help"]) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""``python -m jepsen chaos`` (also ``kvstore chaos``): break a cluster of real processes."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from jepsen.chaos.nemesis import FAULTS
+from jepsen.chaos.runner import Plan, Result, run
+from jepsen.verdict import Validity
+from jepsen.workloads import WORKLOADS
+
+EXIT_CODES = {Validity.VALID: 0, Validity.INVALID: 1, Validity.UNKNOWN: 3}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="kvstore chaos",
+        description="Run workloads against a cluster of real processes, break it, and check that"
+        " it kept its promises. Exit code: 0 valid, 1 invalid, 3 unknown.",
+    )
+    made.add_argument("--seconds", type=float, default=60, help="how long faults come and go")
+    made.add_argument("--size", type=int, default=3, help="members, 1 to 9")
+    made.add_argument("--seed", type=int, help="of everything that is drawn (default: the time)")
+    made.add_argument("--clients", type=int, default=4, help="for each workload")
+    made.add_argument("--rate", type=float, default=50, help="operations a second of a client")
+    made.add_argument("--fault-seconds", type=float, default=4, help="mean length of a fault")
+    made.add_argument("--pause-seconds", type=float, default=3, help="mean time between faults")
+    made.add_argument(
+        "--workloads", type=_names(WORKLOADS), default=tuple(WORKLOADS), help=_known(WORKLOADS)
+    )
+    made.add_argument("--faults", type=_names(FAULTS), default=tuple(FAULTS), help=_known(FAULTS))
+    made.add_argument("--binary", help="another server that takes etcd's flags, such as etcd")
+    made.add_argument("--flags", default="", help="more flags for every member, as in a shell")
+    made.add_argument("--out", type=Path, help="where history, logs and report go")
+    return made
+
+
+def _known(names: Iterable[str]) -> str:
+    return "comma-separated, of: " + ", ".join(names)
+
+
+def _names(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(filter(None, text.split(",")))
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return chosen
+
+    return parse
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    options = parser().parse_args(arguments)
+    seed = options.seed if options.seed is not None else int(time.time())
+    directory = options.out or Path(tempfile.mkdtemp(prefix="chaos-"))
+    extra = {"program": (options.binary,)} if options.binary else {}
+    plan = Plan(
+        seed,
+        workloads=options.workloads,
+        faults=options.faults,
+        size=options.size,
+        seconds=options.seconds,
+        fault_s=options.fault_seconds,
+        pause_s=options.pause_seconds,
+        clients=options.clients,
+        rate=options.rate,
+        flags=tuple(shlex.split(options.flags)),
+        directory=directory,
+        **extra,
+    )
+    print(f"seed {seed}, in {directory}", flush=True)
+    result = run(plan, say=lambda line: print(line, flush=True))
+    sys.stdout.write(summary(result))
+    return EXIT_CODES[result.validity]
+
+
+def summary(result: Result) -> str:
+    """Return the verdicts as text."""
+    lines = [""]
+    for verdict in result.verdicts:
+        note = f"  ({verdict.note})" if verdict.note else ""
+        lines.append(f"{verdict.checker:14} {verdict.validity:8} {verdict.checked:8} checked{note}")
+        lines += [f"    {finding.kind}: {finding.text}" for finding in verdict.findings]
+    lines.append(f"\n{result.validity.upper()}")
+    return "\n".join(lines) + "\n"
