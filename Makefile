@@ -7,7 +7,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test test-patroni conformance lint format proto sim bench clean
+.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -15,6 +15,7 @@ help:
 	@echo "make test      lint, types and all tests (ARGS='tests/raft -k vote')"
 	@echo "make conformance   run all tests and write docs/conformance.md"
 	@echo "make test-patroni  Patroni and PostgreSQL on our cluster (needs PostgreSQL's programs)"
+	@echo "make test-kube   the real kube-apiserver (KUBE_APISERVER=/path/to/it) on a cluster of three"
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make format    let ruff lay the code out"
 	@echo "make proto     generate kvstore/pb from proto/"
@@ -55,6 +56,10 @@ conformance: $(VENV)/installed-test $(VENV)/installed-clients
 test-patroni: $(VENV)/installed-test
 	$(PIP) 'patroni[etcd3]>=4.1,<5' 'psycopg[binary]>=3.3,<4'
 	PATRONI=1 $(BIN)/python -m pytest tests/clients/test_patroni.py $(ARGS)
+
+# Without KUBE_APISERVER the test of the real thing says so and is skipped.
+test-kube: $(VENV)/installed-test
+	$(BIN)/python -m pytest -v tests/kube $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
