@@ -60,6 +60,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/testing/": EFFECTS,
     "kvstore/snapshot/convert.py": frozenset({"os", "open()"}),
     "kvstore/snapshot/file.py": frozenset({"mmap", "os", "open()"}),
+    "kvstore/sockets.py": frozenset({"os", "socket"}),
     "kvstore/storage/durable.py": frozenset({"fcntl", "os"}),
     "kvstore/storage/lmdb_backend.py": frozenset({"lmdb", "os", "open()"}),
     "kvstore/storage/lmdb_file.py": frozenset({"lmdb"}),

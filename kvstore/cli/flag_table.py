@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
 
+from kvstore.cli.flag_reasons import REASONS
+
 
 class Kind(Enum):
     """How a value is written; the config file differs for DURATION (integer nanoseconds)."""
@@ -43,8 +45,8 @@ class Status(Enum):
     IMPLEMENTED = "implemented"
     NOT_IMPLEMENTED = "not implemented"
     """Known, refused unless it is set to its default."""
-    IGNORED = "ignored"
-    """Accepted; has no effect here, for the reason in its description."""
+    IGNORED = "no effect"
+    """Accepted; has no effect here."""
     REFUSED = "refused"
     """Known and refused on purpose unless it is set to its default."""
 
@@ -73,6 +75,11 @@ class Flag:
     def env(self) -> str:
         """Name of the environment variable that sets it."""
         return "ETCD_" + self.name.upper().replace("-", "_")
+
+    @property
+    def reason(self) -> str:
+        """Why it is not implemented, refused or without effect; empty if it is implemented."""
+        return REASONS.get(self.name, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +156,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("listen-client-http-urls", Kind.URLS, "",
              "HTTP-only client listeners; then listen-client-urls is gRPC only"),
         _void("max-wals", Kind.UINT, "5",
-             "WAL files kept at most; no effect: no more are kept than are needed"),
-        _off("memory-mlock", Kind.BOOL, "false", "lock pages in RAM"),
+             "WAL files kept at most"),
+        _on("memory-mlock", Kind.BOOL, "false", "lock pages in RAM"),
         _on("quota-backend-bytes", Kind.INT, "0",
              "backend size limit in bytes; 0 means 2147483648, negative turns it off"),
         _void("backend-bbolt-freelist-type", Kind.ENUM, "",
-             "no effect: the backend is not bbolt", choices=("array", "map")),
+             "bbolt freelist kind", choices=("array", "map")),
         _on("backend-batch-interval", Kind.DURATION, "0s",
              "longest wait before a backend commit; 0 means 100ms"),
         _on("backend-batch-limit", Kind.INT, "0",
@@ -163,19 +170,20 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("max-request-bytes", Kind.UINT, "1572864",
              "largest request accepted; gRPC receive limit is this plus 524288"),
         _on("max-concurrent-streams", Kind.UINT32, "4294967295", "HTTP/2 streams per connection"),
-        _off("grpc-keepalive-min-time", Kind.DURATION, "5s",
+        _void("grpc-keepalive-min-time", Kind.DURATION, "5s",
              "shortest ping gap allowed from clients, else GOAWAY too_many_pings"),
-        _off("grpc-keepalive-interval", Kind.DURATION, "2h0m0s", "server ping period, 0 off"),
-        _off("grpc-keepalive-timeout", Kind.DURATION, "20s",
-             "wait for a ping answer before closing, 0 off"),
-        _off("socket-reuse-port", Kind.BOOL, "false",
+        _on("grpc-keepalive-interval", Kind.DURATION, "2h0m0s",
+             "a client that was silent for so long is probed, 30s at the latest; 0 off"),
+        _on("grpc-keepalive-timeout", Kind.DURATION, "20s",
+             "wait for the answer to probes before closing, 0 off"),
+        _on("socket-reuse-port", Kind.BOOL, "false",
              "set SO_REUSEPORT", key="socket-options.reuse-port"),
-        _off("socket-reuse-address", Kind.BOOL, "false",
+        _void("socket-reuse-address", Kind.BOOL, "false",
              "set SO_REUSEADDR", key="socket-options.reuse-address"),
         _on("enable-grpc-gateway", Kind.BOOL, "true", "serve the JSON gateway under /v3/"),
-        _off("raft-read-timeout", Kind.DURATION, "5s",
+        _on("raft-read-timeout", Kind.DURATION, "5s",
              "peer connection read timeout, raised to 5s if lower", key=None),
-        _off("raft-write-timeout", Kind.DURATION, "5s",
+        _on("raft-write-timeout", Kind.DURATION, "5s",
              "peer connection write timeout, raised to 5s if lower", key=None),
         _on("feature-gates", Kind.GATES, "", "Name=true|false list; unknown names are an error"),
     ),
@@ -300,13 +308,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
     *_group(
         "logging",
         _on("logger", Kind.ENUM, "zap", "log backend", choices=("zap",)),
-        _on("log-outputs", Kind.STRINGS, "default", "default, stderr, stdout or file paths"),
+        _on("log-outputs", Kind.STRINGS, "default",
+             "default, stderr, stdout, systemd/journal or file paths"),
         _on("log-level", Kind.ENUM, "info",
              "least level that is logged",
              choices=("debug", "info", "warn", "error", "panic", "fatal")),
         _on("log-format", Kind.ENUM, "json", "log encoding", choices=("json", "console")),
-        _off("enable-log-rotation", Kind.BOOL, "false", "rotate one log file"),
-        _off("log-rotation-config-json", Kind.STRING,
+        _on("enable-log-rotation", Kind.BOOL, "false", "rotate one log file"),
+        _on("log-rotation-config-json", Kind.STRING,
              '{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, '
              '"compress": false}',
              "rotation settings"),
@@ -332,16 +341,16 @@ FLAGS: Final[tuple[Flag, ...]] = (
         _on("watch-progress-notify-interval", Kind.DURATION, "0s",
              "progress notification period; 0 means 10m; floor 100ms; up to 10% jitter is added"),
         _on("warning-apply-duration", Kind.DURATION, "100ms", "log applies slower than this"),
-        _off("bootstrap-defrag-threshold-megabytes", Kind.UINT, "0",
+        _on("bootstrap-defrag-threshold-megabytes", Kind.UINT, "0",
              "defragment at start if it frees this much, 0 off"),
         _on("max-learners", Kind.INT, "1", "learners allowed"),
-        _off("downgrade-check-time", Kind.DURATION, "5s", "period of downgrade checks"),
+        _void("downgrade-check-time", Kind.DURATION, "5s", "period of downgrade checks"),
     ),
     *_group(
         "unsafe",
-        _off("force-new-cluster", Kind.BOOL, "false", "restart as a one member cluster"),
+        _on("force-new-cluster", Kind.BOOL, "false", "restart as a one member cluster"),
         _refused("unsafe-no-fsync", Kind.BOOL, "false",
-             "refused: an acknowledged write is always on disk"),
+             "no fsync"),
     ),
     *_group(
         "general",
@@ -351,21 +360,21 @@ FLAGS: Final[tuple[Flag, ...]] = (
     ),
     *_group(
         "without effect",
-        _void("cluster-active-size", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("cluster-remove-delay", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("cluster-sync-interval", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("config", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("force", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("max-result-buffer", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("max-retry-attempts", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("peer-election-timeout", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("peer-heartbeat-interval", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("retry-interval", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("snapshot", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("test.coverprofile", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("test.outputdir", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("v", Kind.ANY, "", "no effect, as in etcd", key=None),
-        _void("vv", Kind.ANY, "", "no effect, as in etcd", key=None),
+        _void("cluster-active-size", Kind.ANY, "", "nothing", key=None),
+        _void("cluster-remove-delay", Kind.ANY, "", "nothing", key=None),
+        _void("cluster-sync-interval", Kind.ANY, "", "nothing", key=None),
+        _void("config", Kind.ANY, "", "nothing", key=None),
+        _void("force", Kind.ANY, "", "nothing", key=None),
+        _void("max-result-buffer", Kind.ANY, "", "nothing", key=None),
+        _void("max-retry-attempts", Kind.ANY, "", "nothing", key=None),
+        _void("peer-election-timeout", Kind.ANY, "", "nothing", key=None),
+        _void("peer-heartbeat-interval", Kind.ANY, "", "nothing", key=None),
+        _void("retry-interval", Kind.ANY, "", "nothing", key=None),
+        _void("snapshot", Kind.ANY, "", "nothing", key=None),
+        _void("test.coverprofile", Kind.ANY, "", "nothing", key=None),
+        _void("test.outputdir", Kind.ANY, "", "nothing", key=None),
+        _void("v", Kind.ANY, "", "nothing", key=None),
+        _void("vv", Kind.ANY, "", "nothing", key=None),
     ),
 )
 

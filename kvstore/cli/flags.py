@@ -16,7 +16,7 @@ from typing import Final
 
 from kvstore.cli.config_file import read_config_file
 from kvstore.cli.deprecated_flags import DEPRECATED, DEPRECATED_BY_ENV, move_to_successors
-from kvstore.cli.flag_table import BY_ENV, BY_NAME, FLAGS, REMOVED_BY_NAME, Flag, Kind, Status
+from kvstore.cli.flag_table import BY_ENV, BY_NAME, FLAGS, REMOVED_BY_NAME, Flag, Kind
 from kvstore.cli.values import Notice, Settings, Value, parse_value
 from kvstore.server.config import ConfigError
 
@@ -175,6 +175,6 @@ def help_text() -> str:
         if flag.group != group:
             group = flag.group
             lines.append(f"{group.capitalize()}:")
-        note = "" if flag.status is Status.IMPLEMENTED else f" [{flag.status.value}]"
+        note = "" if not flag.reason else f" [{flag.status.value}: {flag.reason}]"
         lines.append(f"  --{flag.name} '{flag.default}'{note}\n    {flag.description}.")
     return "\n".join(lines) + "\n"

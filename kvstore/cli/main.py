@@ -9,8 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from kvstore.version import version_lines
+
+NOT_HERE: Final = {
+    "gateway": "a TCP forwarder; any TCP balancer does that, and clients take several endpoints",
+    "grpc-proxy": "a caching proxy; clients connect to the members themselves",
+}
+"""Subcommands of etcd that this program does not have, and why."""
 
 _USAGE = """Usage:
 
@@ -49,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("help", "-h", "--help"):
         sys.stdout.write(_USAGE)
         return 0
+    if command in NOT_HERE:
+        sys.stderr.write(f"kvstore: {command} is not part of this program: {NOT_HERE[command]}\n")
+        return EXIT_USAGE
     problem = f'unknown command "{command}"' if command else "a command is needed"
     sys.stderr.write(f"kvstore: {problem}\n{_USAGE}")
     return EXIT_USAGE

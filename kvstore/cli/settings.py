@@ -27,6 +27,8 @@ from kvstore.server.config import (
     verify,
 )
 from kvstore.server.features import enabled_gates
+from kvstore.server.log_rotation import LogRotation, parse_rotation
+from kvstore.sockets import PEER_TIMEOUT_S, SocketOptions, peer_sockets
 
 _NS_PER_S = 10**9
 
@@ -112,6 +114,9 @@ def build_config(settings: Settings) -> Config:
         initial_cluster=_initial_cluster(settings, read),
         initial_cluster_state=read.text("initial-cluster-state"),
         initial_cluster_token=read.text("initial-cluster-token"),
+        force_new_cluster=read.switch("force-new-cluster"),
+        bootstrap_defrag_megabytes=read.number("bootstrap-defrag-threshold-megabytes"),
+        memory_mlock=read.switch("memory-mlock"),
         quota_backend_bytes=_quota(read.number("quota-backend-bytes")),
         backend_batch_interval_s=read.seconds("backend-batch-interval") or DEFAULT_BATCH_INTERVAL_S,
         backend_batch_limit=read.number("backend-batch-limit") or DEFAULT_BATCH_LIMIT,
@@ -121,11 +126,14 @@ def build_config(settings: Settings) -> Config:
         max_txn_ops=read.number("max-txn-ops"),
         max_request_bytes=read.number("max-request-bytes"),
         max_concurrent_streams=read.number("max-concurrent-streams"),
+        client_sockets=_client_sockets(read),
+        peer_sockets=_peer_sockets(read),
         watch_progress_interval_s=_watch_progress(read.seconds("watch-progress-notify-interval")),
         metrics=read.text("metrics"),
         log_level=read.text("log-level"),
         log_format=read.text("log-format"),
         log_outputs=tuple(dict.fromkeys(read.texts("log-outputs"))) or ("default",),
+        log_rotation=_log_rotation(read),
         warning_apply_s=read.seconds("warning-apply-duration"),
         feature_gates=enabled_gates(parse_gates(",".join(read.texts("feature-gates")))),
         auto_compaction=_auto_compaction(read),
@@ -147,9 +155,9 @@ def refuse_missing(settings: Settings) -> None:
             continue
         source = settings.sources[name]
         by = "" if source == f"--{name}" else f" (set by {source})"
-        if flag.status is Status.REFUSED:
-            raise NotImplementedFlag(f"flag --{name} is {flag.description}{by}")
-        raise NotImplementedFlag(f"flag --{name} is not implemented yet in this server{by}")
+        refused = flag.status is Status.REFUSED
+        what = "refused" if refused else "not implemented in this server"
+        raise NotImplementedFlag(f"flag --{name} is {what}{by}: {flag.reason}")
 
 
 def _initial_cluster(settings: Settings, read: _Reader) -> InitialCluster:
@@ -161,6 +169,40 @@ def _initial_cluster(settings: Settings, read: _Reader) -> InitialCluster:
 def _auto_compaction(read: _Reader) -> AutoCompaction | None:
     retention = read.text("auto-compaction-retention") or "0"
     return parse_retention(read.text("auto-compaction-mode"), retention)
+
+
+def _client_sockets(read: _Reader) -> SocketOptions:
+    """Pings of gRPC are the kernel's probes here; a vanished client is never waited for longer
+    than by our own default, whatever the flag says."""
+    interval_s, timeout_s = (
+        read.seconds("grpc-keepalive-interval"),
+        read.seconds("grpc-keepalive-timeout"),
+    )
+    default = SocketOptions()
+    wanted = interval_s > 0 and timeout_s > 0
+    return SocketOptions(
+        reuse_port=read.switch("socket-reuse-port"),
+        keepalive_s=min(interval_s, default.keepalive_s) if wanted else 0.0,
+        keepalive_timeout_s=timeout_s,
+    )
+
+
+def _peer_sockets(read: _Reader) -> SocketOptions:
+    """As in etcd, shorter time-outs than the default are raised to it."""
+    return peer_sockets(
+        max(read.seconds("raft-read-timeout"), PEER_TIMEOUT_S),
+        max(read.seconds("raft-write-timeout"), PEER_TIMEOUT_S),
+        reuse_port=read.switch("socket-reuse-port"),
+    )
+
+
+def _log_rotation(read: _Reader) -> LogRotation | None:
+    if not read.switch("enable-log-rotation"):
+        return None
+    try:
+        return parse_rotation(read.text("log-rotation-config-json"))
+    except ValueError as error:
+        raise ConfigError(f"--log-rotation-config-json: {error}") from None
 
 
 def _quota(flag_value: int) -> int:

@@ -23,6 +23,15 @@ from kvstore.errors import Code, EtcdError
 from kvstore.peer import codec
 from kvstore.peer.probe import measure_round_trips
 from kvstore.peer.stats import Stats
+from kvstore.sockets import (
+    SocketOptions,
+    close_unix,
+    listen_tcp,
+    listen_unix,
+    peer_sockets,
+    tune,
+    unix_path,
+)
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.errors import CodecError, StorageError
 from raft import Entry, Message, MessageKind
@@ -38,11 +47,6 @@ MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 SNAPSHOT_CHUNK_BYTES = 256 * 1024
 SNAPSHOT_CONFIRM_S = 120.0
 """Longest wait for the receiver to check a snapshot that was sent completely."""
-KEEPALIVE_S = 2
-KEEPALIVE_PROBES = 3
-"""A silent connection is probed after so many seconds and given up after so many probes."""
-UNACKNOWLEDGED_S = 5
-"""Data that the other end does not acknowledge for so long ends the connection."""
 
 
 class PeerHandler(Protocol):
@@ -78,18 +82,9 @@ class SnapshotReader:
         return await self._reader.readexactly(32)
 
 
-def _tune(transport: asyncio.Transport) -> None:
+def _tune(transport: asyncio.Transport, options: SocketOptions) -> None:
     """Let the kernel end a connection whose other end has vanished without a word."""
-    sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_S * 1000),
-    ):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    tune(transport.get_extra_info("socket"), options)
 
 
 class _Incoming(asyncio.Protocol):
@@ -105,7 +100,7 @@ class _Incoming(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._owner.incoming.add(self._transport)
-        _tune(self._transport)
+        _tune(self._transport, self._owner.options)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
@@ -230,7 +225,7 @@ class _Outgoing(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        _tune(self._transport)
+        _tune(self._transport, self._owner.options)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.accepted.done():
@@ -238,6 +233,10 @@ class _Outgoing(asyncio.Protocol):
             self.accepted.exception()
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+def _is_unix(url: str) -> bool:
+    return url.startswith("unix://")
 
 
 def _address(url: str) -> tuple[str, int]:
@@ -249,8 +248,16 @@ def _address(url: str) -> tuple[str, int]:
 class PeerTransport:
     """All connections of one member to the others."""
 
-    def __init__(self, handler: PeerHandler, cluster_id: int, member_id: int) -> None:
+    def __init__(
+        self,
+        handler: PeerHandler,
+        cluster_id: int,
+        member_id: int,
+        options: SocketOptions | None = None,
+    ) -> None:
+        """Connect to nobody yet. Args: options: of all connections, default `peer_sockets()`."""
         self.handler = handler
+        self.options = options or peer_sockets()
         self.stats = Stats()
         self.incoming: set[asyncio.Transport] = set()
         self._cluster_id = cluster_id
@@ -261,6 +268,7 @@ class PeerTransport:
         self._calls: dict[int, tuple[int, asyncio.Future[bytes]]] = {}
         self._next_call = 1
         self._servers: list[asyncio.Server] = []
+        self._listening: list[socket.socket] = []
         self._tasks: set[asyncio.Future[None]] = set()
 
     # Set-up.
@@ -269,9 +277,13 @@ class PeerTransport:
         """Open the peer listeners. Raises OSError naming the address that is taken."""
         loop = asyncio.get_running_loop()
         for url in urls:
-            server = await loop.create_server(
-                lambda: _Incoming(self), *_address(url), reuse_address=True
-            )
+            if _is_unix(url):
+                bound = listen_unix(unix_path(url))
+                server = await loop.create_unix_server(lambda: _Incoming(self), sock=bound)
+            else:
+                bound = listen_tcp(*_address(url), self.options)
+                server = await loop.create_server(lambda: _Incoming(self), sock=bound)
+            self._listening.append(bound)
             self._servers.append(server)
 
     def set_peers(self, peers: Mapping[int, tuple[str, ...]]) -> None:
@@ -287,6 +299,8 @@ class PeerTransport:
                 self._dialers[peer] = asyncio.ensure_future(self._keep_dialed(peer))
 
     async def close(self) -> None:
+        for bound in self._listening:
+            close_unix(bound)
         for server in self._servers:
             server.close()
         for task in [*self._dialers.values(), *self._tasks]:
@@ -370,7 +384,6 @@ class PeerTransport:
         return ""
 
     async def _dial(self, peer: int, purpose: codec.Purpose) -> tuple[_Outgoing, asyncio.Transport]:
-        loop = asyncio.get_running_loop()
         shake = codec.Handshake(
             codec.PROTOCOL_VERSION, purpose, self._cluster_id, self._member_id, peer
         )
@@ -378,9 +391,7 @@ class PeerTransport:
         for url in self._urls.get(peer, ()):
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
-                    transport, protocol = await loop.create_connection(
-                        lambda: _Outgoing(self, peer), *_address(url)
-                    )
+                    transport, protocol = await self._connect(peer, url)
                     transport.write(shake.encode())
                     try:
                         await protocol.accepted
@@ -391,6 +402,12 @@ class PeerTransport:
             except (OSError, TimeoutError) as failure:
                 error = failure
         raise error
+
+    async def _connect(self, peer: int, url: str) -> tuple[asyncio.Transport, _Outgoing]:
+        loop = asyncio.get_running_loop()
+        if _is_unix(url):
+            return await loop.create_unix_connection(lambda: _Outgoing(self, peer), unix_path(url))
+        return await loop.create_connection(lambda: _Outgoing(self, peer), *_address(url))
 
     async def _keep_dialed(self, peer: int) -> None:
         """Keep one stream to a member open for as long as it is a member."""

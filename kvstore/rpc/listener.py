@@ -1,8 +1,8 @@
 """One client port: a bound socket and the HTTP server that serves an ASGI application on it.
 
-The socket is made here, not by h2corn, for an error that names the address, and for TCP keepalive,
-which accepted connections inherit: h2corn sends no HTTP/2 pings of its own, so this is what ends
-the watch streams of a client whose machine vanished. Nothing here knows what the application does.
+The socket is made in `kvstore.sockets`, not by h2corn: for an error that names the address, and
+because h2corn sends no HTTP/2 pings of its own, so the kernel's keepalive is what ends the watch
+streams of a client whose machine vanished. Nothing here knows what the application does.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import asyncio
 import logging
 import socket
 from typing import Final
-from urllib.parse import urlsplit
 
 from h2corn import Config, Server
 
+from kvstore import sockets
 from kvstore.rpc.grpc import AsgiApp
 
-BACKLOG: Final = 4096
 MAX_CONCURRENT_STREAMS: Final = 2**32 - 1
 """Per connection: unlimited, as in etcd (GEN-20)."""
 
@@ -48,73 +47,47 @@ STOP_ACCEPT_S: Final = 0.1
 """Pause between telling h2corn to stop and taking its socket away. An accept that fails first ends
 the whole server at once, open calls and all (seen under load, every few stops)."""
 
-KEEPALIVE_IDLE_S: Final = 30
-KEEPALIVE_INTERVAL_S: Final = 10
-KEEPALIVE_PROBES: Final = 3
-
 _HTTP_SERVER_THREADS: Final = 1
 """The event loop is the bottleneck; a second thread takes its core away (docs/decisions.md)."""
 
 log = logging.getLogger(__name__)
 
 
-class AddressInUse(OSError):
-    """The port is taken, or the address is not this machine's; the text names it."""
-
-
 class Listener:
-    """Serves ``app`` on ``host:port`` from :meth:`start` to :meth:`stop`, once.
+    """Serves ``app`` on a listening socket from :meth:`start` to :meth:`stop`, once.
 
     Attributes:
-        host: as given.
-        port: the port bound, also when 0 was asked for; known from construction on.
+        address: ``host:port``, or the path of a unix socket.
+        port: the port bound; 0 of a unix socket.
     """
 
     def __init__(
         self,
         app: AsgiApp,
-        host: str,
-        port: int,
+        bound: socket.socket,
         *,
         max_concurrent_streams: int = MAX_CONCURRENT_STREAMS,
         stop_grace_s: float = STOP_GRACE_S,
         http1: bool = True,
     ) -> None:
-        """Bind and listen at once, so that a taken port fails before anything else has started.
+        """Take over a socket that listens already.
 
         Args:
             app: an ASGI application (``GrpcRouter``).
-            host: a name or address; empty for all interfaces.
-            port: 0 to 65535; 0 lets the kernel choose.
             max_concurrent_streams: per connection, 1 to 2**32 - 1.
             stop_grace_s: how long open calls may go on after ``stop`` before they are cancelled.
             http1: serve HTTP/1.1 too, not HTTP/2 alone.
-
-        Raises:
-            AddressInUse: the address cannot be bound. OSError: the name does not resolve.
         """
-        self._socket = _bound_socket(host, port)
-        self.host = host
-        self.port: int = self._socket.getsockname()[1]
-        config = _config(self._socket.fileno(), max_concurrent_streams, stop_grace_s, http1)
+        self._socket = bound
+        self.address = sockets.shown(bound)
+        self.port: int = 0 if bound.family == socket.AF_UNIX else bound.getsockname()[1]
+        config = _config(bound.fileno(), max_concurrent_streams, stop_grace_s, http1)
         self._server = Server(app, config)
         self._serving: asyncio.Task[None] | None = None
 
-    @classmethod
-    def for_url(
-        cls, app: AsgiApp, url: str, max_concurrent_streams: int = MAX_CONCURRENT_STREAMS
-    ) -> Listener:
-        """Bind what a listen-client-urls entry names. Raises ValueError for anything but http."""
-        parts = urlsplit(url)
-        if parts.scheme != "http" or parts.port is None:
-            raise ValueError(f"cannot listen on {url}: only http://host:port is supported")
-        return cls(
-            app, parts.hostname or "", parts.port, max_concurrent_streams=max_concurrent_streams
-        )
-
     async def start(self) -> None:
         """Return when connections are accepted. Raises what kept the server from starting."""
-        self._serving = asyncio.create_task(self._server.serve(), name=f"listener-{self.port}")
+        self._serving = asyncio.create_task(self._server.serve(), name=f"listener-{self.address}")
         await self._server.wait_started()
 
     async def stop(self, timeout_s: float = 2 * STOP_GRACE_S) -> None:
@@ -132,40 +105,16 @@ class Listener:
             await asyncio.sleep(STOP_ACCEPT_S)
         # Closing is not enough: h2corn keeps a duplicate of the listening socket while it drains,
         # and the kernel would let clients in to wait for nobody.
+        sockets.close_unix(self._socket)
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         if self._serving is None:
             return
         await asyncio.wait({self._serving}, timeout=timeout_s)
         if not self._serving.done():
-            log.error("port %d did not stop cleanly: calls still running", self.port)
+            log.error("%s did not stop cleanly: calls still running", self.address)
         elif not self._serving.cancelled() and (error := self._serving.exception()):
-            log.error("port %d did not stop cleanly: %s", self.port, error)
-
-
-def _bound_socket(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ):
-            if hasattr(socket, option):
-                bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        bound.bind(address)
-        bound.listen(BACKLOG)
-        bound.setblocking(False)
-    except OSError as error:
-        bound.close()
-        text = f"listen tcp {host}:{port}: bind: {error.strerror}"
-        raise AddressInUse(error.errno, text) from error
-    return bound
+            log.error("%s did not stop cleanly: %s", self.address, error)
 
 
 def _config(fd: int, max_concurrent_streams: int, stop_grace_s: float, http1: bool) -> Config:

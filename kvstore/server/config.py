@@ -13,7 +13,7 @@ only when a member starts for the first time (a restart ignores the initial-* fl
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from kvstore.server.features import (
@@ -21,6 +21,7 @@ from kvstore.server.features import (
     LEASE_CHECKPOINT,
     LEASE_CHECKPOINT_PERSIST,
 )
+from kvstore.server.log_rotation import LogRotation
 from kvstore.server.urls import (
     UrlError,
     is_tls,
@@ -29,6 +30,7 @@ from kvstore.server.urls import (
     sort_urls,
     split_host_port,
 )
+from kvstore.sockets import SocketOptions, peer_sockets, unix_path
 
 DEFAULT_NAME: Final = "default"
 DEFAULT_LISTEN_PEER_URL: Final = "http://localhost:2380"
@@ -47,6 +49,9 @@ MAX_ELECTION_MS: Final = 50_000
 """Above this etcd refuses the election timeout."""
 MIN_WATCH_PROGRESS_INTERVAL_S: Final = 0.1
 """A shorter watch progress interval is raised to this."""
+STREAM_OUTPUTS: Final = ("default", "stderr", "stdout")
+JOURNAL_OUTPUT: Final = "systemd/journal"
+"""Log outputs that are no file."""
 GRPC_OVERHEAD_BYTES: Final = 512 * 1024
 """What a gRPC message may be longer than ``max_request_bytes``."""
 
@@ -125,6 +130,13 @@ class Config:
     initial_cluster_token: str = "etcd-cluster"
     """Bootstrap token; it enters the member and cluster ids."""
 
+    force_new_cluster: bool = False
+    """Go on alone with the data of this member; without meaning when there are none."""
+    bootstrap_defrag_megabytes: int = 0
+    """``--bootstrap-defrag-threshold-megabytes``: defragment at start if it frees so many MiB; 0:
+    never."""
+    memory_mlock: bool = False
+    """Keep touched memory in RAM."""
     quota_backend_bytes: int = DEFAULT_QUOTA_BACKEND_BYTES
     """Backend size, bytes, above which NOSPACE is raised; 0: no limit. (The flag differs: its 0 is
     2 GiB and a negative number takes the limit away.)"""
@@ -152,6 +164,10 @@ class Config:
     """Longest request that is proposed, bytes."""
     max_concurrent_streams: int = 4_294_967_295
     """HTTP/2 streams of one connection; 1 .. 2**32 - 1."""
+    client_sockets: SocketOptions = field(default_factory=SocketOptions)
+    """Options of the client listeners' connections."""
+    peer_sockets: SocketOptions = field(default_factory=peer_sockets)
+    """Options of the connections between members."""
     watch_progress_interval_s: float = DEFAULT_WATCH_PROGRESS_INTERVAL_S
     """``--watch-progress-notify-interval``, seconds, without the jitter; >= 0.1."""
 
@@ -162,7 +178,11 @@ class Config:
     log_format: str = "json"
     """json or console."""
     log_outputs: tuple[str, ...] = ("default",)
-    """``default`` and ``stderr`` (standard error), ``stdout``, or paths of files to append to."""
+    """``default`` and ``stderr`` (standard error), ``stdout``, ``systemd/journal``, or paths of
+    files to append to."""
+    log_rotation: LogRotation | None = None
+    """``--enable-log-rotation`` and ``--log-rotation-config-json``: how the one log file is put
+    aside when it is full."""
     warning_apply_s: float = 0.1
     """``--warning-apply-duration``: an apply that takes longer is logged, seconds."""
     warning_unary_s: float = 0.3
@@ -222,7 +242,7 @@ def verify(config: Config) -> None:
     _verify_peer_schemes("--initial-advertise-peer-urls", config.initial_advertise_peer_urls)
     for _, urls in config.initial_cluster:
         _verify_peer_schemes("--initial-cluster", urls)
-    _verify_log_outputs(config.log_outputs)
+    _verify_log_outputs(config)
     if not config.data_dir:
         raise ConfigError("--data-dir must not be empty")
 
@@ -318,18 +338,17 @@ def _verify_listen_urls(flag: str, urls: tuple[str, ...]) -> None:
     if len(set(urls)) != len(urls):
         raise ConfigError(f"{flag} has duplicate url: {','.join(urls)}")
     for url in urls:
-        if is_unix(url):
-            raise ConfigError(
-                f"{flag}: unix sockets are not implemented yet in this server ({url})"
-            )
-        host, port = split_host_port(url)
-        if not _is_bindable(host):
-            raise ConfigError(f"{flag}: expected IP in URL for binding ({url})")
         if is_tls(url):
             raise ConfigError(
-                f"{flag}: cannot listen on TLS for {host}:{port}: "
+                f"{flag}: cannot listen on TLS for {url.partition('://')[2]}: "
                 f"TLS is not implemented yet in this server"
             )
+        if is_unix(url):
+            if not unix_path(url):
+                raise ConfigError(f"{flag}: a unix socket needs a path ({url})")
+            continue
+        if not _is_bindable(split_host_port(url)[0]):
+            raise ConfigError(f"{flag}: expected IP in URL for binding ({url})")
 
 
 def _is_bindable(host: str) -> bool:
@@ -371,18 +390,24 @@ def _verify_advertised(flag: str, urls: tuple[str, ...]) -> None:
 
 def _verify_peer_schemes(flag: str, urls: tuple[str, ...]) -> None:
     for url in urls:
-        if is_tls(url) or is_unix(url):
-            raise ConfigError(
-                f"{flag}: peers are reached by http only, other schemes are not implemented yet "
-                f"in this server ({url})"
-            )
+        if is_tls(url):
+            raise ConfigError(f"{flag}: peers are not reached by TLS yet in this server ({url})")
 
 
-def _verify_log_outputs(outputs: tuple[str, ...]) -> None:
+def _verify_log_outputs(config: Config) -> None:
+    outputs = config.log_outputs
     if len(outputs) > 1 and "default" in outputs:
         raise ConfigError('--log-outputs: multi logoutput for "default" is not supported yet')
     for output in outputs:
         if not output:
             raise ConfigError('--log-outputs: couldn\'t open sink ""')
-        if output == "systemd/journal":
-            raise ConfigError(f"--log-outputs: {output} is not implemented yet in this server")
+    if JOURNAL_OUTPUT in outputs and len(outputs) > 1:
+        raise ConfigError(
+            "--log-outputs: running with systemd/journal but other '--log-outputs' values "
+            f"({','.join(outputs)}) are configured"
+        )
+    files = [output for output in outputs if output not in (*STREAM_OUTPUTS, JOURNAL_OUTPUT)]
+    if config.log_rotation is not None and len(files) != 1:
+        raise ConfigError(
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined"
+        )

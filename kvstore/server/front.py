@@ -24,9 +24,11 @@ from kvstore.rpc.http import (
     status_routes,
 )
 from kvstore.rpc.listener import Listener
+from kvstore.server.config import Config
 from kvstore.server.debug_vars import debug_vars
 from kvstore.server.health import HealthChecks
-from kvstore.server.urls import split_host_port
+from kvstore.server.urls import is_unix, split_host_port
+from kvstore.sockets import listen_tcp, listen_unix, unix_path
 from kvstore.version import STORAGE_VERSION, VERSION
 
 if TYPE_CHECKING:
@@ -102,21 +104,21 @@ def client_listeners(server: Server, front: Front) -> list[Listener]:
     config = server.config
     http_urls = config.listen_client_http_urls
     bound = [
-        _listener(front.router, url, config.max_concurrent_streams, http1=not http_urls)
+        _listener(front.router, url, config, http1=not http_urls)
         for url in config.listen_client_urls
     ]
-    return bound + [_listener(front.http, url, config.max_concurrent_streams) for url in http_urls]
+    return bound + [_listener(front.http, url, config) for url in http_urls]
 
 
 def metrics_listeners(server: Server, front: Front) -> list[Listener]:
     """Bind the metrics ports. Raises OSError naming the address that cannot be bound."""
     config = server.config
-    return [
-        _listener(front.metrics, url, config.max_concurrent_streams)
-        for url in config.listen_metrics_urls
-    ]
+    return [_listener(front.metrics, url, config) for url in config.listen_metrics_urls]
 
 
-def _listener(app: AsgiApp, url: str, streams: int, *, http1: bool = True) -> Listener:
-    host, port = split_host_port(url)
-    return Listener(app, host, port, max_concurrent_streams=streams, http1=http1)
+def _listener(app: AsgiApp, url: str, config: Config, *, http1: bool = True) -> Listener:
+    if is_unix(url):
+        bound = listen_unix(unix_path(url))
+    else:
+        bound = listen_tcp(*split_host_port(url), config.client_sockets)
+    return Listener(app, bound, max_concurrent_streams=config.max_concurrent_streams, http1=http1)

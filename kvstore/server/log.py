@@ -18,7 +18,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
-from kvstore.server.config import Config, ConfigError
+from kvstore.server.config import JOURNAL_OUTPUT, STREAM_OUTPUTS, Config, ConfigError
+from kvstore.server.journal import JournalHandler
+from kvstore.server.log_rotation import LogRotation, RotatingFile
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -96,12 +98,14 @@ class ConsoleFormatter(logging.Formatter):
         return "\t".join(parts)
 
 
-def _open_output(output: str) -> logging.Handler:
-    if output in ("default", "stderr"):
-        return logging.StreamHandler(sys.stderr)
-    if output == "stdout":
-        return logging.StreamHandler(sys.stdout)
+def _open_output(output: str, rotation: LogRotation | None) -> logging.Handler:
+    if output in STREAM_OUTPUTS:
+        return logging.StreamHandler(sys.stdout if output == "stdout" else sys.stderr)
     try:
+        if output == JOURNAL_OUTPUT:
+            return JournalHandler()
+        if rotation is not None:
+            return RotatingFile(output, rotation)
         return logging.FileHandler(output, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
@@ -115,7 +119,8 @@ def setup_logging(config: Config) -> None:
     Raises:
         ConfigError: an output cannot be opened; then the earlier set-up stays.
     """
-    handlers = [_open_output(output) for output in dict.fromkeys(config.log_outputs)]
+    outputs = dict.fromkeys(config.log_outputs)
+    handlers = [_open_output(output, config.log_rotation) for output in outputs]
     formatter = JsonFormatter() if config.log_format == "json" else ConsoleFormatter()
     root = logging.getLogger()
     for handler in root.handlers[:]:

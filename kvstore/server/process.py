@@ -47,7 +47,9 @@ from kvstore.server.features import without_effect
 from kvstore.server.front import build_front, client_listeners, metrics_listeners
 from kvstore.server.images import Images
 from kvstore.server.log import setup_logging
+from kvstore.server.memory import MlockFailed
 from kvstore.server.metrics import ServerMetrics
+from kvstore.server.prepare import prepare
 from kvstore.storage.errors import SnapshotRejected, StorageError
 from kvstore.storage.lmdb_file import check_file
 from kvstore.storage.snapshot_file import IncomingSnapshot
@@ -113,7 +115,9 @@ class Server:
             call_soon=self.loop.call_soon_threadsafe,
             metrics=self.metrics.observe_wal,
         )
-        self.transport = PeerTransport(self, state.cluster.cluster_id, state.member_id)
+        self.transport = PeerTransport(
+            self, state.cluster.cluster_id, state.member_id, config.peer_sockets
+        )
         recovered = state.recovered
         raft = Raft(
             RaftConfig(
@@ -222,7 +226,7 @@ class Server:
         self._advance_election()
         for listener in self._metrics_listeners:
             await listener.start()
-            log.info("serving metrics", extra={"address": f"{listener.host}:{listener.port}"})
+            log.info("serving metrics", extra={"address": listener.address})
         self._spawn(self._tick_forever())
         self._spawn(self.backend_thread.commit_forever(self.config.backend_batch_interval_s))
         self._spawn(self._catch_up_forever())
@@ -232,9 +236,7 @@ class Server:
         await self._publish()
         for listener in self._listeners:
             await listener.start()
-            log.info(
-                "serving client traffic", extra={"address": f"{listener.host}:{listener.port}"}
-            )
+            log.info("serving client traffic", extra={"address": listener.address})
         self._serving = True
         gc.collect()
         gc.freeze()
@@ -536,8 +538,8 @@ def run(config: Config) -> int:
     gc.set_threshold(GC_THRESHOLD, 20, 100)
     try:
         descriptor = datadir.lock(Path(config.data_dir))
-        state = datadir.open_state(config)
-    except (datadir.DataDirError, StorageError, ConfigError) as error:
+        state = prepare(config, datadir.open_state(config))
+    except (datadir.DataDirError, StorageError, ConfigError, MlockFailed) as error:
         log.critical("%s", error)
         return FATAL_EXIT
     for text in without_effect(config.feature_gates):

@@ -65,15 +65,25 @@ def test_an_unknown_flag_ends_the_server_as_in_etcd(tmp_path: Path) -> None:
 def test_a_flag_without_implementation_ends_the_server(tmp_path: Path) -> None:
     done = kvstore("server", "--cert-file=x", cwd=tmp_path)
     assert done.returncode == USAGE_EXIT
-    assert done.stderr == "flag --cert-file is not implemented yet in this server\n"
+    assert done.stderr == (
+        "flag --cert-file is not implemented in this server: TLS is not part of this server yet\n"
+    )
 
 
 def test_a_variable_without_implementation_ends_the_server(tmp_path: Path) -> None:
     done = kvstore("server", cwd=tmp_path, ETCD_CERT_FILE="x")
     assert done.returncode == USAGE_EXIT
     assert done.stderr == (
-        "flag --cert-file is not implemented yet in this server (set by ETCD_CERT_FILE)\n"
+        "flag --cert-file is not implemented in this server (set by ETCD_CERT_FILE): "
+        "TLS is not part of this server yet\n"
     )
+
+
+@pytest.mark.parametrize("command", ["gateway", "grpc-proxy"])
+def test_a_proxy_of_etcd_is_refused_with_the_reason(tmp_path: Path, command: str) -> None:
+    done = kvstore(command, "start", cwd=tmp_path)
+    assert done.returncode == USAGE_EXIT
+    assert f"{command} is not part of this program: a " in done.stderr
 
 
 def test_a_broken_rule_is_a_log_line(tmp_path: Path) -> None:

@@ -166,8 +166,9 @@ def test_a_key_without_implementation_is_named_with_its_flag(path: Path) -> None
     with pytest.raises(NotImplementedFlag) as raised:
         load(path, "peer-transport-security: {cert-file: x.pem}")
     assert str(raised.value) == (
-        "flag --peer-cert-file is not implemented yet in this server "
-        f'(set by "peer-transport-security.cert-file" in {path})'
+        "flag --peer-cert-file is not implemented in this server "
+        f'(set by "peer-transport-security.cert-file" in {path}): '
+        "TLS is not part of this server yet"
     )
 
 

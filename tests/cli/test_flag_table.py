@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.cli.deprecated_flags import DEPRECATED
+from kvstore.cli.flag_reasons import REASONS
 from kvstore.cli.flag_table import BY_CONFIG_KEY, BY_ENV, FLAGS, REMOVED, Flag, Kind, Status
 from kvstore.cli.flags import UsageError, help_text, parse_command_line
 from kvstore.cli.settings import NotImplementedFlag, refuse_missing
@@ -59,12 +60,13 @@ def test_every_flag_takes_its_own_default(flag: Flag) -> None:
 @pytest.mark.parametrize(
     "flag", [f for f in FLAGS if f.status is Status.NOT_IMPLEMENTED], ids=lambda flag: flag.name
 )
-def test_a_flag_without_implementation_says_so_unless_it_holds_its_default(flag: Flag) -> None:
+def test_a_flag_without_implementation_says_why_unless_it_holds_its_default(flag: Flag) -> None:
     line = parse_command_line([f"--{flag.name}={other_value(flag)}"])
     settings = Settings(dict(line.values), {flag.name: f"--{flag.name}"})
     with pytest.raises(NotImplementedFlag) as raised:
         refuse_missing(settings)
-    assert str(raised.value) == f"flag --{flag.name} is not implemented yet in this server"
+    expected = f"flag --{flag.name} is not implemented in this server: {flag.reason}"
+    assert str(raised.value) == expected
 
 
 def test_giving_up_fsync_is_refused() -> None:
@@ -82,6 +84,17 @@ def test_a_removed_flag_is_unknown(name: str) -> None:
 def test_a_removed_flag_names_its_successor() -> None:
     with pytest.raises(UsageError, match="use --log-outputs"):
         parse_command_line(["--log-output", "stdout"])
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+def test_exactly_flags_that_are_not_implemented_have_a_reason(flag: Flag) -> None:
+    assert bool(flag.reason) == (flag.status is not Status.IMPLEMENTED)
+    assert flag.name in help_text()
+    assert flag.reason in help_text()
+
+
+def test_no_reason_is_left_behind() -> None:
+    assert set(REASONS) <= {flag.name for flag in FLAGS}
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)

@@ -71,8 +71,8 @@ def config_of(*arguments: str) -> Config:
             "TLS is not implemented yet in this server",
         ),
         (
-            ["--listen-peer-urls=unix://x:1"],
-            "--listen-peer-urls: unix sockets are not implemented yet in this server (unix://x:1)",
+            ["--listen-peer-urls=unix://"],
+            "--listen-peer-urls: a unix socket needs a path (unix://)",
         ),
         (
             ["--initial-advertise-peer-urls=http://:1"],
@@ -91,13 +91,12 @@ def config_of(*arguments: str) -> Config:
         ),
         (
             ["--initial-advertise-peer-urls=https://a:1"],
-            "--initial-advertise-peer-urls: peers are reached by http only, other schemes are "
-            "not implemented yet in this server (https://a:1)",
+            "--initial-advertise-peer-urls: peers are not reached by TLS yet in this server "
+            "(https://a:1)",
         ),
         (
             ["--initial-cluster=a=https://a:1"],
-            "--initial-cluster: peers are reached by http only, other schemes are "
-            "not implemented yet in this server (https://a:1)",
+            "--initial-cluster: peers are not reached by TLS yet in this server (https://a:1)",
         ),
         (
             ["--initial-cluster=x"],
@@ -110,8 +109,39 @@ def config_of(*arguments: str) -> Config:
         ),
         (["--log-outputs=stdout,"], '--log-outputs: couldn\'t open sink ""'),
         (
-            ["--log-outputs=systemd/journal"],
-            "--log-outputs: systemd/journal is not implemented yet in this server",
+            ["--log-outputs=systemd/journal,stdout"],
+            "--log-outputs: running with systemd/journal but other '--log-outputs' values "
+            "(systemd/journal,stdout) are configured",
+        ),
+        (
+            ["--enable-log-rotation"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            ["--enable-log-rotation", "--log-outputs=a,b"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            ["--enable-log-rotation", "--log-outputs=a", "--log-rotation-config-json={"],
+            "--log-rotation-config-json: improperly formatted log rotation config: Expecting "
+            "property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
+        (
+            [
+                "--enable-log-rotation",
+                "--log-outputs=a",
+                '--log-rotation-config-json={"maxsize":"1"}',
+            ],
+            "--log-rotation-config-json: invalid log rotation config: maxsize must be of type int",
+        ),
+        (
+            [
+                "--enable-log-rotation",
+                "--log-outputs=a",
+                '--log-rotation-config-json={"maxage":-1}',
+            ],
+            "--log-rotation-config-json: invalid log rotation config: "
+            "maxage must be >=0 (set to -1)",
         ),
         (["--max-concurrent-streams=0"], "--max-concurrent-streams must be >0 (set to 0)"),
         (["--max-learners=-1"], "--max-learners must be >=0 (set to -1)"),

@@ -116,12 +116,19 @@ def unexplained() -> list[str]:
 
 
 def flag_reasons() -> list[tuple[str, str]]:
-    """Flags of etcd that this server does not implement, with the reason."""
-    from kvstore.cli.flag_table import FLAGS, Status
+    """Flags and subcommands of etcd that this server does not implement, with the reason."""
+    from kvstore.cli.flag_table import FLAGS
+    from kvstore.cli.main import NOT_HERE
 
-    return [
-        (flag.name, flag.description) for flag in FLAGS if flag.status is not Status.IMPLEMENTED
-    ]
+    flags = [(f"--{flag.name}", flag.reason) for flag in FLAGS if flag.reason]
+    return flags + [(f"etcd {command}", reason) for command, reason in NOT_HERE.items()]
+
+
+def metric_reasons() -> list[tuple[str, str]]:
+    """Metrics of etcd that this server does not expose, with the reason."""
+    from kvstore.server.metric_table import NOT_EXPOSED
+
+    return sorted(NOT_EXPOSED.items())
 
 
 def render(outcomes: Mapping[str, str]) -> str:
@@ -151,7 +158,9 @@ def render(outcomes: Mapping[str, str]) -> str:
             if item.name.startswith(section):
                 lines += _rows(item, tests.get(item.name, []), known.get(item.name, ""), outcomes)
     lines += ["", "## Flags of etcd that are not implemented", "", "| Flag | Why |", "|:--|:--|"]
-    lines += [f"| `--{name}` | {reason} |" for name, reason in flag_reasons()]
+    lines += [f"| `{name}` | {reason} |" for name, reason in flag_reasons()]
+    lines += ["", "## Metrics of etcd that are not exposed", "", "| Metric | Why |", "|:--|:--|"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in metric_reasons()]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from kvstore.pb import kv_pb2, lock_pb2, rpc_pb2
 from kvstore.rpc.grpc import Call, GrpcRouter, SendMessages
 from kvstore.rpc.http import HttpRouter
 from kvstore.rpc.listener import Listener
+from kvstore.sockets import SocketOptions, listen_tcp
 
 WAIT_S = 10
 """Longest wait for something that must happen; reached only when a test fails."""
@@ -145,7 +146,9 @@ class Running:
 
     async def _run(self) -> None:
         self._stopping = asyncio.Event()
-        listener = Listener(self.router, "127.0.0.1", 0, stop_grace_s=2)
+        listener = Listener(
+            self.router, listen_tcp("127.0.0.1", 0, SocketOptions()), stop_grace_s=2
+        )
         await listener.start()
         self._ready.put(listener.port)
         await self._stopping.wait()

@@ -29,6 +29,7 @@ from kvstore.rpc.http import HttpRouter, health_routes, metrics_routes, status_r
 from kvstore.rpc.listener import Listener
 from kvstore.rpc.metrics import GRPC_SPECS, grpc_metrics
 from kvstore.rpc.probes import Check, ProbeCounts, probe_routes
+from kvstore.sockets import SocketOptions, listen_tcp
 
 WAIT_S = 10
 """Longest wait for something that must happen; reached only when a test fails."""
@@ -249,7 +250,11 @@ class Running:
         self.service.loop = self.loop
         self.service.release = asyncio.Event()
         self._stopping = asyncio.Event()
-        self.listener = Listener(self.router, "127.0.0.1", 0, stop_grace_s=self._stop_grace_s)
+        self.listener = Listener(
+            self.router,
+            listen_tcp("127.0.0.1", 0, SocketOptions()),
+            stop_grace_s=self._stop_grace_s,
+        )
         await self.listener.start()
         self._ready.put(self.listener)
         await self._stopping.wait()

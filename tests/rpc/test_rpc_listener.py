@@ -14,14 +14,13 @@ import pytest
 
 from kvstore.errors import Code
 from kvstore.rpc.listener import (
-    KEEPALIVE_IDLE_S,
     MAX_CONCURRENT_STREAMS,
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
     MAX_HTTP_BODY_BYTES,
-    AddressInUse,
     Listener,
 )
+from kvstore.sockets import SocketOptions, listen_tcp
 from tests.rpc.harness import SERVICE, WAIT_S, RawClient, Running, frame, put
 
 
@@ -43,44 +42,11 @@ async def nothing(_scope: object, receive: object, send: object) -> None:
     """Never asked in these tests."""
 
 
-def test_a_taken_port_is_named_in_the_error(server: Running) -> None:
-    with pytest.raises(
-        AddressInUse, match=rf"^\[Errno \d+\] listen tcp 127\.0\.0\.1:{server.port}: bind: "
-    ):
-        Listener(nothing, "127.0.0.1", server.port)
-
-
-def test_an_address_of_another_machine_is_named_in_the_error() -> None:
-    with pytest.raises(AddressInUse, match=r"listen tcp 192\.0\.2\.1:0: bind: "):
-        Listener(nothing, "192.0.2.1", 0)
-
-
-def test_an_url_names_host_and_port() -> None:
-    listener = Listener.for_url(nothing, "http://127.0.0.1:0")
-    assert listener.host == "127.0.0.1"
-    assert listener.port > 0
-    asyncio.run(listener.stop())
-
-
-@pytest.mark.parametrize("url", ["https://127.0.0.1:0", "unix://x", "http://127.0.0.1"])
-def test_an_url_that_cannot_be_served_is_named_in_the_error(url: str) -> None:
-    with pytest.raises(ValueError, match=f"cannot listen on {url}"):
-        Listener.for_url(nothing, url)
-
-
 def test_a_stopped_listener_frees_its_port() -> None:
     with Running() as first:
         port = first.port
-    listener = Listener(nothing, "127.0.0.1", port)
+    listener = Listener(nothing, listen_tcp("127.0.0.1", port, SocketOptions()))
     assert listener.port == port
-    asyncio.run(listener.stop())
-
-
-def test_connections_are_watched_by_tcp_keepalive() -> None:
-    listener = Listener(nothing, "127.0.0.1", 0)
-    listening = listener._socket
-    assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-    assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
     asyncio.run(listener.stop())
 
 
@@ -252,7 +218,9 @@ def test_stop_gives_up_on_a_handler_that_resists(caplog: pytest.LogCaptureFixtur
                 with contextlib.suppress(asyncio.CancelledError):
                     await released.wait()
 
-        listener = Listener(stubborn, "127.0.0.1", 0, stop_grace_s=0.05)
+        listener = Listener(
+            stubborn, listen_tcp("127.0.0.1", 0, SocketOptions()), stop_grace_s=0.05
+        )
         await listener.start()
         _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
