@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import shlex
 import sys
 import tempfile
@@ -12,8 +14,10 @@ from pathlib import Path
 
 from jepsen.chaos.nemesis import FAULTS
 from jepsen.chaos.runner import Plan, Result, run
+from jepsen.report import html
 from jepsen.verdict import Validity
 from jepsen.workloads import WORKLOADS
+from kvstore.version import own_version
 
 EXIT_CODES = {Validity.VALID: 0, Validity.INVALID: 1, Validity.UNKNOWN: 3}
 
@@ -80,7 +84,45 @@ def main(arguments: Sequence[str]) -> int:
     print(f"seed {seed}, in {directory}", flush=True)
     result = run(plan, say=lambda line: print(line, flush=True))
     sys.stdout.write(summary(result))
+    report = directory / "report.html"
+    command = shlex.join(["kvstore", "chaos", f"--seed={seed}", *_without_seed(arguments)])
+    html.write(report, page(result, command))
+    print(f"report: {report}")
     return EXIT_CODES[result.validity]
+
+
+def _without_seed(arguments: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for word in arguments:
+        if skip or word.startswith("--seed="):
+            skip = False
+        elif word == "--seed":
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+def page(result: Result, command: str) -> str:
+    """Return the report of a run."""
+    plan = result.plan
+    facts = {
+        "seed": str(plan.seed),
+        "members": f"{plan.size} × {shlex.join(plan.program)} {shlex.join(plan.flags)}",
+        "clients": f"{plan.clients} for each workload, {plan.rate:g} operations a second each",
+        "kvstore": own_version(),
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": str(os.cpu_count()),
+    }
+    return html.render(
+        result.records,
+        result.verdicts,
+        title=f"Chaos, seed {plan.seed}",
+        command=command,
+        facts=facts,
+        left_out=result.left_out,
+    )
 
 
 def summary(result: Result) -> str:

@@ -1,0 +1,1 @@
+"""One HTML file for each run, which opens without a network."""
