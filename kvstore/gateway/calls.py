@@ -22,6 +22,8 @@ PREFIX_BYTES: Final = 5
 """Before each message: a flag and the length, 4 bytes big-endian."""
 
 _GRPC_HEADERS: Final = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+_OK: Final = EtcdError(Code.OK, "")
+_OK_HEADERS: Final = [(b"grpc-status", b"0")]
 _EXTENSIONS: Final[Mapping[str, Any]] = {"http.response.trailers": {}}
 
 
@@ -109,7 +111,8 @@ class _Answer:
                 if messages:
                     await self._deliver(messages)
         elif kind == "http.response.trailers" or not event.get("trailers"):
-            self._status = _status(event["headers"])
+            headers = event["headers"]
+            self._status = _OK if headers == _OK_HEADERS else _status(headers)
 
     def _cut(self) -> list[bytes]:
         """Take the whole messages off what has come."""

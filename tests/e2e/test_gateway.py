@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import socket
 import subprocess
@@ -206,6 +207,60 @@ def test_a_client_that_leaves_ends_its_watch(port: int) -> None:
     for stream in streams:
         stream.close()
     wait_until(lambda: _watch_streams(port) == 0, 20, "the watches have ended")
+
+
+BINDINGS = (
+    *("kv/range", "kv/put", "kv/deleterange", "kv/txn", "kv/compaction", "watch"),
+    *("lease/grant", "lease/revoke", "lease/keepalive", "lease/timetolive", "lease/leases"),
+    *("kv/lease/revoke", "kv/lease/timetolive", "kv/lease/leases"),
+    *(f"cluster/member/{name}" for name in ("add", "remove", "update", "list", "promote")),
+    *(f"maintenance/{name}" for name in ("alarm", "status", "defragment", "hash", "hashkv")),
+    *(f"maintenance/{name}" for name in ("snapshot", "transfer-leadership", "downgrade")),
+    *(f"auth/{name}" for name in ("enable", "disable", "status", "authenticate")),
+    *(f"auth/user/{name}" for name in ("add", "get", "list", "delete", "changepw", "grant")),
+    *(f"auth/role/{name}" for name in ("add", "get", "list", "delete", "grant", "revoke")),
+    *("auth/user/revoke", "lock/lock", "lock/unlock"),
+    *(f"election/{name}" for name in ("campaign", "proclaim", "leader", "observe", "resign")),
+)
+
+
+@OURS_ONLY
+def test_every_binding_is_there_and_refuses_what_is_no_json(port: int) -> None:
+    """HTP-09, HTP-12: 51 paths under both prefixes; none of them fails otherwise."""
+    assert len(set(BINDINGS)) == 51
+    for path in BINDINGS:
+        for prefix in ("/v3", "/v3beta"):
+            answer = ask(port, f"{prefix}/{path}", '{"x"')
+            assert answer.status == 400, answer
+            assert "message" in answer.body
+
+
+@OURS_ONLY
+def test_bodies_that_want_to_harm_are_refused_and_harm_nobody(port: int) -> None:
+    """HTP-10, HTP-12: long, deep and huge; the next request is served."""
+    mebibyte = 1 << 20
+    for path in ("/v3/kv/txn", "/v3/watch"):
+        for body, statuses in [
+            (b"[" * mebibyte, {400}),
+            (b'{"a":' * (mebibyte // 5), {400}),
+            (b'{"compare":' + b"9" * mebibyte + b"}", {400}),
+            (b'{"compare":[' + b"{}," * (mebibyte // 3), {400}),
+            (b'{"success":"' + b"\\u0041" * (mebibyte // 6) + b'"]', {400}),
+            (b'{"k":"' + b"A" * 5 * mebibyte + b'"}', {429}),
+            (b'{"k":"' + b"A" * 16 * mebibyte + b'"}', {413, 429}),
+            (bytes(mebibyte), {400}),
+        ]:
+            assert _posted(port, path, body) in statuses, body[:20]
+            assert ask(port, "/v3/kv/put", {"key": b64("after")}).status == 200
+
+
+def _posted(port: int, path: str, body: bytes) -> int:
+    """Return the status of a request that need not be read to its end."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+            plain.sendall(head.encode() + body)
+        return int(plain.makefile("rb").readline().split()[1])
 
 
 def test_the_cluster_is_listed_and_locked(port: int) -> None:

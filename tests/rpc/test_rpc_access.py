@@ -108,3 +108,21 @@ def test_without_a_list_every_host_is_served(hosts: list[str]) -> None:
 def test_over_tls_every_host_is_served() -> None:
     """HTP-14: a page cannot rebind a name that has a certificate."""
     assert ask(control(hosts=["a"]), scheme="https", host="evil.example")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "events"), [("a:1", ["websocket.accept"]), ("b:1", ["websocket.close"])]
+)
+def test_a_websocket_is_held_to_the_list_too(host: str, events: list[str]) -> None:
+    """HTP-14: browsers open them across origins."""
+    seen: list[str] = []
+
+    async def accept(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def send(event: Any) -> None:
+        seen.append(event["type"])
+
+    scope = {"type": "websocket", "scheme": "ws", "headers": [(b"host", host.encode())]}
+    asyncio.run(AccessControl(accept, hosts=["a"])(scope, None, send))  # type: ignore[arg-type]
+    assert seen == events
