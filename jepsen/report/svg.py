@@ -67,7 +67,7 @@ def _axis(length: float, y: float) -> list[str]:
 
 
 def _round_step(wanted: float) -> float:
-    power = 10 ** math.floor(math.log10(max(wanted, 1e-3)))
+    power = 10.0 ** math.floor(math.log10(max(wanted, 1e-3)))
     return next(power * f for f in (1, 2, 5, 10) if power * f >= wanted)
 
 
