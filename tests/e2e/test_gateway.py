@@ -305,6 +305,18 @@ def test_what_needs_users_is_refused(port: int, path: str) -> None:
     assert "authentication is not implemented yet in this server" in answer.json["message"]
 
 
+@OURS_ONLY
+def test_etcdctl_sees_that_authentication_is_off(cluster: Cluster) -> None:
+    """AUT-03: over gRPC too."""
+    status = cluster.etcdctl("auth", "status")
+    assert status.stdout.splitlines() == ["Authentication Status: false", "AuthRevision: 1"]
+    assert cluster.etcdctl("auth", "disable").stdout == "Authentication Disabled\n"
+    for command in (["user", "list"], ["role", "list"], ["user", "add", "a:b"], ["auth", "enable"]):
+        refused = cluster.etcdctl(*command)
+        assert refused.returncode != 0
+        assert "authentication is not implemented yet in this server" in refused.stderr
+
+
 def test_a_browser_may_read_every_answer(port: int) -> None:
     """HTP-14: CORS headers on all of them, and OPTIONS for every path."""
     for path, body in [("/v3/kv/range", {}), ("/health", None), ("/nowhere", None)]:

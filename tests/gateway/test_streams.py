@@ -6,14 +6,15 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h2.events
 import pytest
 
 from kvstore.errors import Code
-from tests.gateway.server import MAX_RECV_BYTES, Running, raw
+from tests.gateway.server import MAX_RECV_BYTES, WAIT_S, Running, raw
 from tests.rpc.harness import RawClient
 
 WATCH, KEEPALIVE = "/v3/watch", "/v3/lease/keepalive"
@@ -238,15 +239,26 @@ def test_a_server_that_stops_says_so_in_the_stream() -> None:
 
 
 def test_descriptors_are_given_back(server: Running) -> None:
-    """Noticing that clients leave costs a descriptor for each call, not for ever."""
-    with raw(server.port) as connection:
-        connection.post(KEEPALIVE, b'{"ID":"7"}')
-        connection.answer()
-        before = len(os.listdir("/proc/self/fd"))
+    """Noticing that clients leave costs a descriptor for each long call, until it ends."""
+    before = len(os.listdir("/proc/self/fd"))
+    with contextlib.ExitStack() as stack:
         for _ in range(20):
-            connection.post(KEEPALIVE, b'{"ID":"7"}')
-            connection.answer()
-        assert len(os.listdir("/proc/self/fd")) < before + 10
+            connection = stack.enter_context(raw(server.port))
+            connection.post(WATCH, create(1))
+            connection.head()
+        # For each call: both ends of its connection, which are in this process, and a duplicate;
+        # meanwhile those of the test before may go.
+        await_descriptors(lambda count: count >= before + 50)
+    server.await_idle()
+    await_descriptors(lambda count: count <= before + 1)  # one is the epoll of the first time
+
+
+def await_descriptors(reached: Callable[[int], bool]) -> None:
+    """Wait until the number of open descriptors is as wanted."""
+    deadline = time.monotonic() + WAIT_S
+    while not reached(count := len(os.listdir("/proc/self/fd"))):
+        assert time.monotonic() < deadline, f"{count} descriptors are open"
+        time.sleep(0.01)
 
 
 def test_many_clients_that_leave_are_all_noticed(server: Running) -> None:
