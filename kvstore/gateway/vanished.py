@@ -7,7 +7,8 @@ the application's task, and for websockets it reads on; neither needs this.
 A connection is found among the descriptors of this process by its two addresses, duplicated, and
 put into an epoll of its own that waits for nothing but the end of the connection (so that a client
 which pipelines requests does not wake it for ever). That epoll's descriptor is what the event loop
-watches. Linux only; elsewhere nothing is noticed.
+watches. Linux only, and TCP only: the clients of a unix socket have no addresses to find them by,
+so there a client that left is noticed when something is sent to it.
 
 The trade-off: going through all descriptors takes milliseconds when there are thousands, so a
 thread does it, a moment after a call began and for all new calls at once. Most calls have ended by

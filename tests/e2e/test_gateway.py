@@ -517,7 +517,7 @@ def test_the_gateway_can_be_switched_off(tmp_path: Path) -> None:
         ),
         (["--listen-metrics-urls=https://127.0.0.1:1"], "-metrics-urls: cannot listen on TLS"),
         (["--listen-metrics-urls=http://nowhere:1"], "--listen-metrics-urls: expected IP"),
-        (["--listen-client-http-urls=unix://a"], "--listen-client-http-urls: unix sockets"),
+        (["--listen-client-http-urls=unix://"], "-http-urls: a unix socket needs a path"),
         (["--cors=page"], "URL scheme must be http"),
     ],
 )  # fmt: skip
