@@ -51,18 +51,34 @@ def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
     """Hash all revisions up to `revision` (0: the latest, below: none), in slices (MNT-20..22).
 
     The result does not depend on how far physical removal has got, nor on what is written or
-    compacted between slices. The bytes are etcd's: bucket name "key", then for each revision
+    compacted between slices. Where a compaction was at exactly `revision`, its remembered hash is
+    the answer (MNT-23). The bytes are etcd's: bucket name "key", then for each revision
     `main | "_" | sub`, a "t" on tombstones, and the stored KeyValue, which for a tombstone is the
     key alone.
 
     Raises:
         EtcdError: FUTURE_REV, COMPACTED.
     """
+    known = store.compaction_hashes.get(revision)
+    if known is not None:
+        return known
     compact = store.compact_revision
     if revision < 0:
         # As in etcd, which takes it for a revision before the first: nothing is hashed.
         return HashKV(crc32c(0, _BUCKET), compact, revision)
-    at = store.read_revision(revision)
+    return (yield from _hash_steps(store, compact, store.read_revision(revision)))
+
+
+def compaction_hash_steps(store: Store, previous: int, revision: int) -> Steps[HashKV]:
+    """Hash a compaction at `revision`, the one before being at `previous`, in slices (MNT-23).
+
+    What it will remove must still be there, and stay until the hash is known.
+    """
+    return _hash_steps(store, previous, revision)
+
+
+def _hash_steps(store: Store, compact: int, at: int) -> Steps[HashKV]:
+    """Hash revisions up to `at`, passing over those up to `compact` that it drops."""
     with store.pinned(max(compact, 0)):
         # A compaction at `at` would keep nothing if no key is live there. etcd then skips nothing,
         # removed or not; here what a compaction at `compact` drops is skipped all the same.

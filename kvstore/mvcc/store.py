@@ -20,6 +20,7 @@ from kvstore.mvcc.compaction import (
     load_meta,
     save_meta,
 )
+from kvstore.mvcc.compaction_hashes import CompactionHashes
 from kvstore.mvcc.hash import HashKV, hash_kv_steps
 from kvstore.mvcc.index import KeyIndex
 from kvstore.mvcc.keyvalue import (
@@ -63,6 +64,7 @@ class Store:
         compact_revision: reads below it fail; -1 if never compacted.
         finished_compact_revision: how far physical removal has got; `physical=true` waits until
             it reaches `compact_revision` (CMP-07).
+        compaction_hashes: of the last compactions (MNT-23).
         on_events: called once for each revision, after it is readable (WCH-25).
         puts, deletes, ranges, txns: requests carried out since start, those inside of transactions
             too; put_bytes: sum of the keys and values put.
@@ -75,6 +77,7 @@ class Store:
         "_pins",
         "backend",
         "compact_revision",
+        "compaction_hashes",
         "deletes",
         "finished_compact_revision",
         "index",
@@ -108,6 +111,7 @@ class Store:
         self.compact_revision = load_meta(self.backend, META_SCHEDULED, NEVER)
         self.finished_compact_revision = load_meta(self.backend, META_FINISHED, NEVER)
         self._pass: CompactionPass | None = None
+        self.compaction_hashes = CompactionHashes()
         self._pins: dict[int, int] = {}
         self.index = KeyIndex()
         newest = self._load_revisions()
@@ -212,19 +216,23 @@ class Store:
             raise errors.COMPACTED
         if revision > self.revision:
             raise errors.FUTURE_REV
+        self.compaction_hashes.schedule(self.compact_revision, revision)
         self.compact_revision = revision
         save_meta(self.backend, META_SCHEDULED, revision)
 
     def compact_step(self, limit: int) -> bool:
-        """Remove up to about `limit` compacted revisions; return whether there is more to do.
+        """Hash a slice of a compaction, or remove up to about `limit` compacted revisions.
+
+        Returns whether there is more to do.
 
         A pinned reader holds removal up at its revision. Then the step does nothing and still
         returns True: pace the calls, never loop tightly.
         """
         if self._pass is None:
-            reach = min(self.compact_revision, *self._pins) if self._pins else self.compact_revision
+            hashes = self.compaction_hashes
+            reach = min(hashes.needs_above(self.compact_revision), *self._pins, self.revision)
             if reach <= self.finished_compact_revision:
-                return self.finished_compact_revision < self.compact_revision
+                return hashes.step(self) or self.finished_compact_revision < self.compact_revision
             self._pass = CompactionPass(
                 self.backend, self.index, self.finished_compact_revision, reach
             )

@@ -312,6 +312,7 @@ class GrpcRouter:
 
     Attributes:
         methods: path → :class:`Method`, with the counters of each.
+        on_failure: is told what a handler raised that is no `EtcdError`.
         received_bytes, sent_bytes: body bytes since start, framing included.
         unary_clients, stream_clients: calls by the client's own API version, at most
             MAX_CLIENT_VERSIONS different ones.
@@ -330,6 +331,7 @@ class GrpcRouter:
         self.on_notable: Notable = lambda call, request, response, seconds: None
         self._fallback = fallback
         self._max_recv_bytes = max_recv_bytes
+        self.on_failure: Callable[[Exception], None] = lambda error: None
         self._streams: dict[asyncio.Task[Any], Call] = {}
         self._stopped = False
 
@@ -583,6 +585,8 @@ class GrpcRouter:
         """Answer with the status that ``outcome`` means, unless it means that nobody listens."""
         status = _status(call, outcome)
         method.handled[status.code] += 1
+        if isinstance(outcome, Exception) and not isinstance(outcome, EtcdError):
+            self.on_failure(outcome)
         if call.cancelled:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -18,7 +18,7 @@ from kvstore.errors import (
     EtcdError,
 )
 from kvstore.histogram import Histogram, exponential
-from kvstore.mvcc.hash import hash_backend_steps, hash_kv_steps
+from kvstore.mvcc.hash import HashKV, hash_backend_steps, hash_kv_steps
 from kvstore.mvcc.steps import Steps
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
@@ -104,13 +104,19 @@ class MaintenanceService:
 
     async def hash_kv(self, call: Call, request: rpc_pb2.HashKVRequest) -> bytes:
         core = self._core
-        found = await drive(core, hash_kv_steps(core.store, request.revision), self.hash_kv_times)
+        found = await self.hashed(request.revision)
         response = rpc_pb2.HashKVResponse(
             hash=found.hash,
             compact_revision=found.compact_revision,
             hash_revision=found.hash_revision,
         )
         return core.header(core.store.revision) + response.SerializeToString()
+
+    async def hashed(self, revision: int) -> HashKV:
+        """Hash this member's data (MNT-20). Raises EtcdError, CorruptBackend."""
+        return await drive(
+            self._core, hash_kv_steps(self._core.store, revision), self.hash_kv_times
+        )
 
     async def hash(self, call: Call, request: rpc_pb2.HashRequest) -> bytes:
         """Hash all tables but the bookkeeping: a test aid, equal on equal members (MNT-19)."""

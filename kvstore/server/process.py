@@ -42,8 +42,9 @@ from kvstore.server.app import register_services
 from kvstore.server.auto_compaction import compact_by_schedule
 from kvstore.server.backend_thread import BackendThread
 from kvstore.server.config import Config, ConfigError
+from kvstore.server.corruption import CorruptionChecker, DataInconsistency
 from kvstore.server.defrag import Defragmenter
-from kvstore.server.features import without_effect
+from kvstore.server.features import COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK, without_effect
 from kvstore.server.front import build_front, client_listeners, metrics_listeners
 from kvstore.server.images import Images
 from kvstore.server.log import setup_logging
@@ -195,6 +196,7 @@ class Server:
         self.front = build_front(self)
         self.router = self.front.router
         register_services(self.router, self)
+        self.corruption = CorruptionChecker(self.core, self.calls, self.maintenance.hashed)
 
     def _soon(self, work: Callable[[], None]) -> None:
         self.loop.call_soon(self._run_core, work)
@@ -223,6 +225,7 @@ class Server:
         self.transport.set_peers(
             {info.id: info.peer_urls for info in self.state.cluster.members.values()}
         )
+        await self._check_data()
         self._advance_election()
         for listener in self._metrics_listeners:
             await listener.start()
@@ -240,6 +243,17 @@ class Server:
         self._serving = True
         gc.collect()
         gc.freeze()
+
+    async def _check_data(self) -> None:
+        """Begin the comparisons with other members. Raises DataInconsistency."""
+        config, checker = self.config, self.corruption
+        self.router.on_failure = checker.damaged
+        if INITIAL_CORRUPT_CHECK in config.feature_gates:
+            await checker.check_at_start(self.transport.stats.connected.__contains__)
+        if config.corrupt_check_s:
+            self._spawn(checker.check_periodically(config.corrupt_check_s))
+        if COMPACT_HASH_CHECK in config.feature_gates:
+            self._spawn(checker.check_compactions(config.compact_hash_check_s))
 
     def _advance_election(self) -> None:
         """Skip most of the first election time-out: nobody has heard of a leader yet.
@@ -523,7 +537,7 @@ async def _serve(config: Config, state: datadir.State) -> int:
             await stopping
         else:
             starting.cancel()
-    except OSError as error:
+    except (OSError, DataInconsistency, StorageError) as error:
         log.critical("%s", error)
         server.exit_code = FATAL_EXIT
     log.info("stopping")

@@ -6,7 +6,8 @@ import pytest
 
 from kvstore import errors
 from kvstore.errors import EtcdError
-from kvstore.mvcc.hash import crc32c, hash_backend_steps, hash_kv_steps
+from kvstore.mvcc.compaction_hashes import MAX_HASHES
+from kvstore.mvcc.hash import HashKV, crc32c, hash_backend_steps, hash_kv_steps
 from kvstore.mvcc.steps import SLICE_KEYS, drain
 from kvstore.storage.backend import MEMBERS, META
 from tests.mvcc.kv_member import ALL, KvMember, memory_member, put_op
@@ -63,16 +64,106 @@ def test_hash_does_not_depend_on_removal(member: KvMember, compact: int) -> None
     """MNT-21, MNT-22: before, during and after physical removal, and after a restart."""
     history(member)
     member.store.compact(compact)
-    before = [member.store.hash_kv(revision) for revision in range(compact, 11)]
+    at_compaction = member.store.hash_kv(compact)
+    before = [member.store.hash_kv(revision) for revision in range(compact + 1, 11)]
     assert len({found.hash for found in before}) == len(before)
     more = True
     while more:
         more = member.store.compact_step(1)
-        after = [member.store.hash_kv(revision) for revision in range(compact, 11)]
+        after = [member.store.hash_kv(revision) for revision in range(compact + 1, 11)]
         assert after == before
     member.backend.commit()
     member.crash()
-    assert [member.store.hash_kv(revision) for revision in range(compact, 11)] == before
+    assert [member.store.hash_kv(revision) for revision in range(compact + 1, 11)] == before
+    assert member.store.hash_kv(compact) == at_compaction
+
+
+def test_negative_revision_hashes_nothing(member: KvMember) -> None:
+    """MNT-20: as in etcd, which compares it with nothing."""
+    history(member)
+    assert member.store.hash_kv(-7) == HashKV(crc32c(0, b"key"), -1, -7)
+    member.compact(5)
+    assert member.store.hash_kv(-7) == HashKV(crc32c(0, b"key"), 5, -7)
+
+
+# Hashes of compactions.
+
+
+def test_hash_of_a_compaction_is_what_it_was_before_it(member: KvMember) -> None:
+    """MNT-23: over what the compaction before it kept, however far removal has got."""
+    history(member)
+    member.compact(4)
+    live = member.store.hash_kv(8)
+    assert live.compact_revision == 4
+    member.compact(8)
+    assert member.store.hash_kv(8) == live
+    assert member.store.hash_kv(0).compact_revision == 8
+
+
+def test_hash_of_a_compaction_is_kept_when_its_revision_is_gone(member: KvMember) -> None:
+    """MNT-23: it answers HashKV for exactly that revision, and no other."""
+    history(member)
+    member.compact(4)
+    remembered = member.store.hash_kv(4)
+    assert remembered.compact_revision == -1
+    member.compact(9)
+    assert member.store.hash_kv(4) == remembered
+    for revision in (3, 5, 8):
+        with pytest.raises(EtcdError) as refused:
+            member.store.hash_kv(revision)
+        assert refused.value is errors.COMPACTED
+
+
+def test_the_last_ten_hashes_are_remembered(member: KvMember) -> None:
+    """MNT-23: a limit; and none survives a restart."""
+    for _ in range(MAX_HASHES + 3):
+        member.put(b"k")
+        member.compact(member.revision)
+    hashes = member.store.compaction_hashes.newest_first()
+    newest = member.revision
+    assert [found.hash_revision for found in hashes] == list(range(newest, newest - MAX_HASHES, -1))
+    assert len({found.hash for found in hashes}) == MAX_HASHES
+    member.backend.commit()
+    member.crash()
+    assert member.store.compaction_hashes.newest_first() == []
+
+
+def test_members_that_remove_at_different_times_remember_equal_hashes() -> None:
+    """MNT-23: one is done with each compaction before the next comes, another with none."""
+    prompt, late = memory_member(), memory_member()
+    for member in (prompt, late):
+        for revision in (4, 7, 9):
+            while member.revision < revision + 1:
+                member.put(b"k%d" % (member.revision % 3), b"v")
+                if member.revision % 4 == 0:
+                    member.delete(b"k0")
+            member.store.compact(revision)
+            if member is prompt:
+                member.finish_compaction()
+    late.finish_compaction()
+    known = {found.hash_revision: found for found in prompt.store.compaction_hashes.newest_first()}
+    assert sorted(known) == [4, 7, 9]
+    found = late.store.compaction_hashes.newest_first()
+    # The one between the one being hashed and the newest is left out.
+    assert [entry.hash_revision for entry in found] == [9, 4]
+    assert all(entry == known[entry.hash_revision] for entry in found)
+    assert late.store.hash_kv(0) == prompt.store.hash_kv(0)
+
+
+def test_compaction_is_hashed_before_anything_is_removed(member: KvMember) -> None:
+    """MNT-23: and an older compaction is removed in between, so that removal never starves."""
+    history(member)
+    member.store.compact(4)
+    assert member.store.compact_step(1)
+    assert member.store.finished_compact_revision == -1
+    member.store.compact(6)
+    member.store.compact(8)
+    while member.store.finished_compact_revision < 4:
+        assert member.store.compact_step(1)
+    assert member.store.compaction_hashes.get(8) is None
+    member.finish_compaction()
+    assert member.store.compaction_hashes.get(8) is not None
+    assert member.store.finished_compact_revision == 8
 
 
 def test_hash_does_not_depend_on_removal_when_no_key_is_left(member: KvMember) -> None:

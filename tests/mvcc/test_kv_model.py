@@ -114,6 +114,8 @@ class MemberAgainstModel(RuleBasedStateMachine):
         self._changes_kept = index_module.CHANGES_KEPT
         index_module.CHANGES_KEPT = changes_kept
         self.member = self.open()
+        self.compaction_hashes: dict[int, tuple[int, int, int]] = {}
+        """What each compaction since the last crash must remember as its hash."""
         self.model = Model(leases=frozenset({1, -2}))
         for lease in self.model.leases:
             self.member.grant(lease)
@@ -177,6 +179,8 @@ class MemberAgainstModel(RuleBasedStateMachine):
             self.ask_both(request)
             self.hash_both(revision)
             self.history_both(revision, 3)
+        for remembered in self.member.store.compaction_hashes.newest_first():
+            self.hash_both(remembered.hash_revision)
 
     @rule(lease=st.sampled_from([1, -2]))
     @precondition(lambda self: len(self.model.leases) == 2 and self.model.revision > 15)
@@ -187,8 +191,11 @@ class MemberAgainstModel(RuleBasedStateMachine):
     def compact(self, back: int, limits: list[int]) -> None:
         """Compact, and remove some of it."""
         revision = self.model.revision - back
+        previous, hashed = self.model.compact_revision, naive_hash(self.model, revision)
         answer = outcome_of(self.member.store.compact, revision)
         assert answer == outcome_of(self.model.compact, revision)
+        if revision == self.model.compact_revision != previous:
+            self.compaction_hashes[revision] = (hashed, previous, revision)
         for limit in limits:
             self.member.store.compact_step(limit)
 
@@ -205,6 +212,7 @@ class MemberAgainstModel(RuleBasedStateMachine):
     def crash(self) -> None:
         self.member.crash()
         self.model = self.committed.copy()
+        self.compaction_hashes = {}
 
     @rule(kind=st.sampled_from(["remove", "commit", "crash", "restart", "look"]))
     def keep_house(self, kind: str) -> None:
@@ -240,7 +248,9 @@ class MemberAgainstModel(RuleBasedStateMachine):
 
     def hash_both(self, revision: int) -> None:
         found = outcome_of(self.member.store.hash_kv, revision)
-        if isinstance(found, str):
+        if self.member.store.compaction_hashes.get(revision) is not None:
+            assert found == self.compaction_hashes[revision]
+        elif isinstance(found, str):
             assert found == outcome_of(self.model.range, rpc_pb2.RangeRequest(revision=revision))
         else:
             at = revision if revision > 0 else self.model.revision
