@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from kvstore.bbolt.errors import BoltError
 from kvstore.server.config import DEFAULT_NAME, Config, ConfigError, parse_initial_cluster
 from kvstore.server.datadir import DataDirError
 from kvstore.server.restore import Restore, restore_member
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     except BadArguments as error:
         sys.stderr.write(f"Error: {error}\n")
         return EXIT_BAD_ARGUMENTS
-    except (SnapshotError, BoltError, StorageError, DataDirError, ConfigError, OSError) as error:
+    except (SnapshotError, StorageError, DataDirError, ConfigError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return EXIT_ERROR
     return 0
@@ -71,7 +70,10 @@ def _save(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     with open_snapshot(options.filename) as database:
-        found = status(database)
+        try:
+            found = status(database)
+        except SnapshotError as error:
+            raise SnapshotError(f"{options.filename}: {error}") from error
     sys.stdout.write(_WRITE[options.write_out](found) + "\n")
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger("server")
 FORMAT_VERSION = 1
 """Version of everything in a data directory; a newer one is refused."""
 
+LOCK_FILE = "lock"
 UNFINISHED = "member.restoring"
 """Directory in the data directory in which a restore is at work, until it becomes ``member``."""
 
@@ -59,7 +60,7 @@ def lock(data_dir: Path) -> int:
     """Create the directory and take its lock; return the open descriptor that holds it."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirError(f"cannot write to data directory {data_dir}: {error}") from error
     try:
@@ -97,6 +98,11 @@ def open_state(config: Config) -> State:
     root = Path(config.data_dir) / "member"
     wal_dir = Path(config.wal_dir) if config.wal_dir else root / "wal"
     snap_dir = root / "snap"
+    if root.with_name(UNFINISHED).exists():
+        raise DataDirError(
+            f"a restore to {config.data_dir} was cut short: run it again, or remove"
+            f" {UNFINISHED} in it for a member without data"
+        )
     try:
         snap_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if Wal.exists(str(wal_dir)):
@@ -146,11 +152,6 @@ def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
             " in this server"
         )
     verify_bootstrap(config)
-    if (Path(config.data_dir) / UNFINISHED).exists():
-        raise DataDirError(
-            f"a restore to {config.data_dir} was cut short: run it again, or remove"
-            f" {UNFINISHED} in it for a member without data"
-        )
     initial = dict(config.initial_cluster)
     _refuse_orphan(wal_dir, snap_dir / "db")
     for name in os.listdir(snap_dir):

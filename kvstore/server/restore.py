@@ -7,7 +7,6 @@ same cluster flags give every member the same data, so the members agree without
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -16,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvstore.bbolt.errors import BoltDamaged
+from kvstore.bbolt.reader import Database
 from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
 from kvstore.server.config import Config, verify_bootstrap
-from kvstore.server.datadir import UNFINISHED, DataDirError, create_member
+from kvstore.server.datadir import LOCK_FILE, UNFINISHED, DataDirError, create_member, lock
+from kvstore.snapshot.errors import SnapshotError
 from kvstore.snapshot.file import open_snapshot
 from kvstore.snapshot.load import Loaded, load
 from kvstore.storage.durable import make_directory, replace_durably
@@ -45,29 +47,23 @@ def restore_member(config: Config, restore: Restore) -> Loaded:
     Raises:
         ConfigError: the settings do not make a cluster.
         DataDirError: the directories are in use, or cannot be written.
-        SnapshotError, BoltDamaged: the snapshot cannot be used.
+        SnapshotError, OSError: the snapshot cannot be used, or not be read.
         StorageError: the disk refuses.
     """
     verify_bootstrap(config)
     data_dir = Path(config.data_dir)
     wal_dir = Path(config.wal_dir) if config.wal_dir else None
-    try:
-        with (
-            open_snapshot(
-                restore.path, digest_needed=restore.check_digest, check_digest=restore.check_digest
-            ) as database,
-            _claimed(data_dir, wal_dir) as unfinished,
-        ):
-            make_directory(str(unfinished / "snap"))
-            backend = LmdbBackend(unfinished / "snap" / "db")
-            try:
-                loaded = load(database, backend, restore.bump_revision)
-                _make_member(config, backend, wal_dir or unfinished / "wal")
-            finally:
-                backend.close()
-            replace_durably(str(unfinished), str(data_dir / "member"))
-    except OSError as error:
-        raise DataDirError(f"restoring to {data_dir}: {error}") from error
+    with open_snapshot(
+        restore.path, digest_needed=restore.check_digest, check_digest=restore.check_digest
+    ) as database:
+        try:
+            with _claimed(data_dir, wal_dir) as unfinished:
+                loaded = _fill(config, database, restore.bump_revision, unfinished, wal_dir)
+                replace_durably(str(unfinished), str(data_dir / "member"))
+        except (SnapshotError, BoltDamaged) as error:
+            raise SnapshotError(f"{restore.path}: {error}") from error
+        except OSError as error:
+            raise DataDirError(f"restoring to {data_dir}: {error}") from error
     log.info(
         "restored snapshot",
         extra={
@@ -80,35 +76,45 @@ def restore_member(config: Config, restore: Restore) -> Loaded:
     return loaded
 
 
-def _make_member(config: Config, backend: LmdbBackend, wal_dir: Path) -> None:
-    initial, token = dict(config.initial_cluster), config.initial_cluster_token
-    cluster = Cluster.bootstrap(backend, initial, token)
-    create_member(wal_dir, backend, cluster, compute_member_id(initial[config.name], token))
+def _fill(
+    config: Config, database: Database, bump: int, root: Path, wal_dir: Path | None
+) -> Loaded:
+    """Make the member's backend and log in a new directory."""
+    make_directory(str(root / "snap"))
+    backend = LmdbBackend(root / "snap" / "db")
+    try:
+        loaded = load(database, backend, bump)
+        initial, token = dict(config.initial_cluster), config.initial_cluster_token
+        cluster = Cluster.bootstrap(backend, initial, token)
+        member_id = compute_member_id(initial[config.name], token)
+        create_member(wal_dir or root / "wal", backend, cluster, member_id)
+    finally:
+        backend.close()
+    return loaded
 
 
 @contextmanager
 def _claimed(data_dir: Path, wal_dir: Path | None) -> Iterator[Path]:
     """Check that nothing is there yet, and yield a new directory that goes away unless renamed."""
     made = not data_dir.exists()
-    make_directory(str(data_dir))
-    descriptor = os.open(data_dir, os.O_RDONLY)
     unfinished = data_dir / UNFINISHED
+    make_directory(str(data_dir))
+    descriptor = lock(data_dir)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirError(f"another restore is at work in {data_dir}") from None
-        if set(os.listdir(data_dir)) - {UNFINISHED}:
+        if set(os.listdir(data_dir)) - {LOCK_FILE, UNFINISHED}:
             raise DataDirError(f'data-dir "{data_dir}" not empty or could not be read')
-        if wal_dir is not None and wal_dir.exists():
-            raise DataDirError(f'wal-dir "{wal_dir}" exists')
-        shutil.rmtree(unfinished, ignore_errors=True)
+        ours = [data_dir if made else unfinished]
         try:
+            if wal_dir is not None and wal_dir.exists():
+                raise DataDirError(f'wal-dir "{wal_dir}" exists')
+            if wal_dir is not None:
+                ours.append(wal_dir)
+            shutil.rmtree(unfinished, ignore_errors=True)
             make_directory(str(unfinished))
             yield unfinished
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if made and not os.listdir(data_dir):
-                data_dir.rmdir()
+        except BaseException:
+            for path in ours:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
     finally:
         os.close(descriptor)
