@@ -59,16 +59,19 @@ class Images:
         backend: LmdbBackend,
         commit: Callable[[], Awaitable[None]],
         commits: asyncio.Lock,
+        observe: Callable[[float], None],
     ) -> None:
         """Args:
         directory: where the files are; must have room for a copy of the store.
         commit: makes everything applied so far durable.
         commits: who holds it keeps commits from beginning.
+        observe: is told how long each took, seconds.
         """
         self._directory = directory
         self._backend = backend
         self._commit = commit
         self._commits = commits
+        self._observe = observe
         self._one = asyncio.Lock()
 
     @asynccontextmanager
@@ -83,9 +86,11 @@ class Images:
                 started = time.perf_counter()
                 file = held.enter_context(self._new_file())
                 size, digest = await self._convert(file.fileno())
+                took = time.perf_counter() - started
+            self._observe(took)
             log.info(
                 "sending database snapshot to client",
-                extra={"total-bytes": size, "took-s": round(time.perf_counter() - started, 3)},
+                extra={"total-bytes": size, "took": f"{took:.3f}s"},
             )
             yield Image(file, size, digest)
 

@@ -68,7 +68,7 @@ class ServerMetrics:
         self._commit.observe(seconds)
 
     def observe_backend_copy(self, seconds: float) -> None:
-        """One copy of the backend for a snapshot."""
+        """One copy of the backend, or image of it, for a snapshot."""
         self._backend_copy.observe(seconds)
 
     def observe_received_sync(self, seconds: float) -> None:

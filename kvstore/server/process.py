@@ -190,7 +190,11 @@ class Server:
             self.defragmenter.defragment,
         )
         self.images = Images(
-            state.snap_dir, state.backend, self.backend_thread.commit, self.backend_thread.lock
+            state.snap_dir,
+            state.backend,
+            self.backend_thread.commit,
+            self.backend_thread.lock,
+            self.metrics.observe_backend_copy,
         )
         self.leases = LeaseService(self.core, self.guard, self.calls)
         self.front = build_front(self)

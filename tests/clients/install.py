@@ -2,9 +2,9 @@
 
     python tests/clients/install.py        (``make tools`` does it)
 
-Debian's etcdctl 3.4 is unpacked, not installed; npm's client ``etcd3`` goes to a folder of its
-own. Both end up below ``<venv>/clients``. What cannot be had here is said in one line, and its
-tests skip with the same reason; that is no failure.
+Debian's etcd and etcdctl 3.4 are unpacked, not installed; npm's client ``etcd3`` goes to a folder
+of its own. All end up below ``<venv>/clients``. What cannot be had here is said in one line, and
+its tests skip with the same reason; that is no failure.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "clients"
 ETCDCTL_34 = FOLDER / "etcd-client" / "usr" / "bin" / "etcdctl"
+ETCD_34 = FOLDER / "etcd-server" / "usr" / "bin" / "etcd"
 NODE_MODULES = FOLDER / "node" / "node_modules"
 NODE_CLIENT = "etcd3@1.1.2"
 TIME_LIMIT_S = 300
@@ -38,17 +40,17 @@ def _run(*command: str, folder: Path) -> None:
         raise Missing(f"{command[0]} failed: {last}")
 
 
-def _debian_etcdctl() -> None:
+def _debian(package: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # apt fetches as a user of its own
         try:
-            _run("apt-get", "download", "etcd-client", folder=folder)
+            _run("apt-get", "download", package, folder=folder)
         except Missing:
             _run("apt-get", "update", "-qq", folder=folder)  # no package lists yet
-            _run("apt-get", "download", "etcd-client", folder=folder)
-        (package,) = folder.glob("etcd-client_*.deb")
-        _run("dpkg-deb", "-x", str(package), str(FOLDER / "etcd-client"), folder=folder)
+            _run("apt-get", "download", package, folder=folder)
+        (file,) = folder.glob(f"{package}_*.deb")
+        _run("dpkg-deb", "-x", str(file), str(FOLDER / package), folder=folder)
 
 
 def _node_client() -> None:
@@ -63,7 +65,8 @@ def main() -> int:
     """Install what is missing and can be had; always succeeds."""
     FOLDER.mkdir(exist_ok=True)
     wanted: list[tuple[str, Path, Callable[[], None]]] = [
-        ("etcdctl 3.4 from Debian", ETCDCTL_34, _debian_etcdctl),
+        ("etcdctl 3.4 from Debian", ETCDCTL_34, partial(_debian, "etcd-client")),
+        ("etcd 3.4 from Debian", ETCD_34, partial(_debian, "etcd-server")),
         ("the node client etcd3 from npm", NODE_MODULES / "etcd3", _node_client),
     ]
     for what, path, install in wanted:
