@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
@@ -128,6 +131,16 @@ def test_every_member_serves_the_same_database(ours: Cluster, tmp_path: Path) ->
         for i in range(3)
     ]
     assert len({(s["revision"], s["totalKey"], s["totalSize"]) for s in statuses}) == 1
+
+
+def test_the_gateway_streams_it_too(ours: Cluster) -> None:
+    """MNT-25, MNT-26: as JSON lines with base64 blobs, digest last."""
+    url = f"http://{ours.members[0].endpoint}/v3/maintenance/snapshot"
+    with urlopen(Request(url, b"{}"), timeout=60) as answer:
+        results = [json.loads(line)["result"] for line in answer]
+    *blobs, digest = [b64decode(result["blob"]) for result in results]
+    assert hashlib.sha256(b"".join(blobs)).digest() == digest
+    assert {result["version"] for result in results} == {"3.6.0"}
 
 
 def files_held(cluster: Cluster, i: int) -> list[str]:
