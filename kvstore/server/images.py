@@ -125,17 +125,22 @@ class Images:
 
 
 async def _start(source: int, target: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "kvstore.snapshot.convert",
-        f"/dev/fd/{source}",
-        f"/dev/fd/{target}",
-        pass_fds=(source, target),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # imports as this process does, from nowhere else
+            "-m",
+            "kvstore.snapshot.convert",
+            f"/dev/fd/{source}",
+            f"/dev/fd/{target}",
+            pass_fds=(source, target),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise _failed(f"cannot start a process: {error}") from error
 
 
 async def _first_line(process: asyncio.subprocess.Process) -> bytes:

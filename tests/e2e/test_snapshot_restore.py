@@ -15,7 +15,7 @@ from kvstore.mvcc.keyvalue import encode_key_value, mod_revision_field
 from kvstore.server.datadir import UNFINISHED
 from kvstore.snapshot.schema import etcd_revision
 from tests.e2e.cluster import Cluster, reference_under_test, wait_until
-from tests.e2e.snapshots import OURS, fill, restore, run, view
+from tests.e2e.snapshots import ETCD, ETCDUTL, OURS, fill, restore, run, save, view
 
 if reference_under_test():
     pytest.skip("these are about this project's own restore", allow_module_level=True)
@@ -61,7 +61,7 @@ def test_clients_that_saw_more_than_the_snapshot_are_told(
     ours: Cluster, snapshot: Path, tmp_path: Path
 ) -> None:
     """--bump-revision with --mark-compacted: a watch from any revision before is ended as
-    compacted, and no revision is handed out twice."""
+    compacted, and no revision is handed out twice, not even by an etcd started from it in turn."""
     client = ours.client(0)
     newest = client.get(b"k").header.revision
     live = [(kv.key, kv.value) for kv in client.get(b"\0", range_end=b"\0").kvs]
@@ -77,11 +77,17 @@ def test_clients_that_saw_more_than_the_snapshot_are_told(
                 with bumped.watch(start) as responses:
                     ended = next(r for r in responses if r.canceled)
                     assert ended.compact_revision == newest + BUMP
+        into_etcd = save(again, 0, tmp_path / "bumped.db")
         assert again.client(0).put(b"next").header.revision == newest + BUMP + 1
         again.wait_equal_hashes()
         again.kill_all()
         again.start_all()
         assert again.client(1).get(b"next").kvs[0].mod_revision == newest + BUMP + 1
+    (tmp_path / "etcd").mkdir()
+    with Cluster(1, tmp_path / "etcd", program=ETCD) as etcd:
+        restore(ETCDUTL, into_etcd, etcd)
+        etcd.start_all()
+        assert etcd.client(0).put(b"next").header.revision == newest + BUMP + 1
 
 
 @pytest.fixture(scope="module")

@@ -57,16 +57,19 @@ def test_the_status_is_etcdutl_s(tmp_path: Path, seed: int) -> None:
     assert found.version == "3.6.0"
 
 
-def test_every_flipped_byte_is_found_by_the_digest(tmp_path: Path, database: bytes) -> None:
-    """MNT-26: any byte, of the database or of the digest itself (a sample of all)."""
-    whole = database + hashlib.sha256(database).digest()
-    path = tmp_path / "db"
-    for at in [*range(0, len(whole), 997), *range(len(whole) - 32, len(whole))]:
-        damaged = bytearray(whole)
-        damaged[at] ^= 0x40
-        path.write_bytes(damaged)
-        with pytest.raises(SnapshotError, match=r"expected sha256 .* the file is damaged"):
-            status_of(path)
+def test_every_flipped_byte_is_found_by_the_digest(tmp_path: Path) -> None:
+    """MNT-26: each byte of a small file, of the database or of the digest itself."""
+    path = saved(tmp_path / "db", write({b"key": {}, b"meta": {b"a": b"b"}}))
+    content = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for at, byte in enumerate(content):
+            file.seek(at)
+            file.write(bytes([byte ^ 0x40]))
+            with pytest.raises(SnapshotError, match="expected sha256"):
+                status_of(path)
+            file.seek(at)
+            file.write(bytes([byte]))
+    assert status_of(path).revision == 0
 
 
 @pytest.mark.parametrize("cut", [1, 31, 32 + 512, 5000])
