@@ -7,6 +7,7 @@ import sys
 _USAGE = """Usage:
 
   python -m jepsen chaos [options]   break a cluster of real processes (also: kvstore chaos)
+  python -m jepsen power [options]   cut the power of members (needs root and loop devices)
 """
 
 
@@ -17,6 +18,10 @@ def main() -> int:
         from jepsen.chaos.cli import main as chaos
 
         return chaos(words[1:])
+    if words[:1] == ["power"]:
+        from jepsen.power.cli import main as power
+
+        return power(words[1:])
     sys.stderr.write(_USAGE)
     return 0 if words[:1] in (["help"], ["-h"], ["--help"]) else 2
 
