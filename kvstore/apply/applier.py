@@ -13,6 +13,7 @@ from kvstore.apply.alarms import Alarms
 from kvstore.apply.kv import apply_delete_keys, apply_delete_range, apply_put
 from kvstore.apply.quota import txn_cost
 from kvstore.apply.txn import apply_txn
+from kvstore.lease import wire
 from kvstore.lease.lessor import Lessor
 from kvstore.membership import changes
 from kvstore.membership.cluster import Cluster
@@ -86,6 +87,13 @@ class Applier:
             ]
         )
         return self.store.revision, response.SerializeToString()
+
+    def lease_checkpoint(self, body: bytes) -> Answer:
+        """Leases that were revoked meanwhile are passed over."""
+        for lease_id, remaining in wire.decode_checkpoints(body):
+            if self.lessor.exists(lease_id):
+                self.lessor.checkpoint(lease_id, remaining, self.now)
+        return self.store.revision, b""
 
     def publish(self, body: bytes) -> Answer:
         record = json.loads(body)

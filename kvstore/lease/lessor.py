@@ -22,6 +22,7 @@ from typing import Protocol
 from kvstore import errors
 from kvstore.histogram import Histogram, exponential
 from kvstore.lease import wire
+from kvstore.lease.checkpoints import CheckpointSchedule
 from kvstore.storage.backend import LEASES, Backend
 
 MAX_TTL_S = 9_000_000_000
@@ -76,6 +77,17 @@ class Lease:
     due: float = math.inf
     """Time of the one heap entry that counts for this lease; due <= expiry until handed out."""
     keys: set[bytes] = field(default_factory=set)
+    checkpoint_due: float = math.inf
+    """Time of its entry in the checkpoint schedule; infinite without one."""
+    handed_out: int = 0
+    """Number of the last checkpoint that was handed out to be proposed, 0 = none in this term."""
+    settled: int = 0
+    """Number of the last one that is known to be taken back or never to be applied."""
+
+    @property
+    def rest_s(self) -> int:
+        """What a new leader gives it, seconds."""
+        return self.remaining_s or self.ttl_s
 
 
 class Lessor:
@@ -88,6 +100,7 @@ class Lessor:
 
     __slots__ = (
         "_backend",
+        "_checkpoints",
         "_heap",
         "_lease_of",
         "_leases",
@@ -99,11 +112,14 @@ class Lessor:
         "ttls",
     )
 
-    def __init__(self, backend: Backend, *, min_ttl: int) -> None:
+    def __init__(
+        self, backend: Backend, *, min_ttl: int, checkpoint_interval_s: float = math.inf
+    ) -> None:
         """Start empty; `restore` loads what `backend` holds.
 
         Args:
             min_ttl: shortest effective TTL in seconds, >= 1 (LSE-03: 1.5 election timeouts).
+            checkpoint_interval_s: how often long leases are due for a checkpoint; by default never.
 
         Raises:
             ValueError: `min_ttl` is below 1.
@@ -116,6 +132,7 @@ class Lessor:
         self._lease_of: dict[bytes, int] = {}
         self._heap: list[tuple[float, int]] = []
         self._primary = False
+        self._checkpoints = CheckpointSchedule(checkpoint_interval_s)
         self.granted = self.renewed = self.revoked = 0
         self.ttls = Histogram(TTL_BUCKETS_S)
 
@@ -137,6 +154,7 @@ class Lessor:
         self._heap = []
         self._lease_of = {}
         self._leases = {}
+        self._checkpoints.clear({})
         for key, value in self._backend.scan(LEASES, b"", None):
             lease_id, ttl_s, remaining_s = wire.decode_lease(key, value)
             self._leases[lease_id] = Lease(ttl_s, remaining_s)
@@ -182,6 +200,7 @@ class Lessor:
         if self._primary:
             lease.expiry = lease.due = now + lease.ttl_s
             heapq.heappush(self._heap, (lease.due, lease_id))
+            self._checkpoints.add(lease_id, lease, now)
         return lease.ttl_s
 
     def revoke(self, lease_id: int) -> list[bytes]:
@@ -202,12 +221,11 @@ class Lessor:
             self._rebuild_heap()
         return sorted(lease.keys)
 
-    def checkpoint(self, lease_id: int, remaining: int) -> None:
+    def checkpoint(self, lease_id: int, remaining: int, now: float) -> None:
         """Remember how many seconds are left, 0 = the full TTL (LSE-24).
 
-        A later `promote`, on any member, counts from here. Whoever writes checkpoints must apply
-        `checkpoint(id, 0)` before acknowledging the next renewal, or a failover could end the
-        lease early.
+        A later `promote`, on any member, counts from here. `is_checkpointed` tells whether a
+        renewal must be preceded by `checkpoint(id, 0)`, or a failover could end the lease early.
 
         Raises:
             EtcdError: LEASE_NOT_FOUND.
@@ -216,6 +234,8 @@ class Lessor:
         lease.remaining_s = min(max(remaining, 0), lease.ttl_s)
         value = wire.encode_lease(lease.ttl_s, lease.remaining_s)
         self._backend.put(LEASES, wire.encode_id(lease_id), value)
+        if self._primary:
+            self._checkpoints.add(lease_id, lease, now)
 
     def attach(self, lease_id: int, key: bytes) -> None:
         """Hang `key` on a lease, taking it off the one it hung on (LSE-14).
@@ -272,14 +292,16 @@ class Lessor:
         """
         heap = []
         for lease_id, lease in self._leases.items():
-            expiry = now + (lease.remaining_s or lease.ttl_s) + extend
+            expiry = now + lease.rest_s + extend
             heap.append((max(expiry, lease.expiry) if self._primary else expiry, lease_id))
         heap.sort()  # a sorted list is a heap
         if len(heap) >= SPREAD_MIN_LEASES:
             heap = _spread(heap)
+        self._checkpoints.clear(self._leases)
         for expiry, lease_id in heap:
             lease = self._leases[lease_id]
             lease.expiry = lease.due = expiry
+            self._checkpoints.add(lease_id, lease, now)
         self._heap = heap
         self._primary = True
 
@@ -287,6 +309,7 @@ class Lessor:
         """Stop expiring: this member leads no longer (LSE-23)."""
         self._primary = False
         self._heap = []
+        self._checkpoints.clear(self._leases)
         for lease in self._leases.values():
             lease.expiry = lease.due = math.inf
 
@@ -345,6 +368,28 @@ class Lessor:
                 found.append(lease_id)
             heapq.heapreplace(heap, (lease.due, lease_id))
         return found
+
+    # Checkpoints: which leases are due for one, and whether one stands against a renewal.
+
+    def checkpoints_due(self, now: float) -> list[tuple[int, int]]:
+        """Return (lease id, rest in seconds) of leases to checkpoint now; none unless leading."""
+        return self._checkpoints.take(self._leases, now) if self._primary else []
+
+    def is_checkpointed(self, lease_id: int) -> bool:
+        """Tell whether a checkpoint is applied or may be on its way through the log."""
+        lease = self._leases.get(lease_id)
+        return lease is not None and (lease.remaining_s > 0 or lease.handed_out > lease.settled)
+
+    def checkpoint_mark(self, lease_id: int) -> int:
+        """Return the number of the last checkpoint handed out, for `settle_checkpoints`."""
+        lease = self._leases.get(lease_id)
+        return 0 if lease is None else lease.handed_out
+
+    def settle_checkpoints(self, lease_id: int, mark: int) -> None:
+        """Learn that what was handed out up to `mark` precedes an entry that is applied now."""
+        lease = self._leases.get(lease_id)
+        if lease is not None:
+            lease.settled = max(lease.settled, mark)
 
     def _get(self, lease_id: int) -> Lease:
         lease = self._leases.get(lease_id)

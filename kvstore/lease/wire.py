@@ -4,11 +4,15 @@ Key: the lease id, 8 bytes big-endian two's complement (ids may be negative, LSE
 Value: the granted TTL and the checkpointed rest (0 = no checkpoint), both whole seconds, each
 8 bytes big-endian signed. Checksums are the backend's job. Attachments are not stored: they follow
 from the `lease` field of the live keys (LSE-23).
+
+Checkpoints in a log entry: lease id and rest in whole seconds, 8 bytes big-endian signed each, one
+pair after the other.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 _KEY = struct.Struct(">q")
 _VALUE = struct.Struct(">qq")
@@ -34,3 +38,13 @@ def decode_lease(key: bytes, value: bytes) -> tuple[int, int, int]:
         raise ValueError(f"table leases, key {key.hex()}: {len(value)} bytes are not a lease")
     ttl_s, remaining_s = _VALUE.unpack(value)
     return _KEY.unpack(key)[0], ttl_s, remaining_s
+
+
+def encode_checkpoints(checkpoints: Iterable[tuple[int, int]]) -> bytes:
+    """Encode (lease id, rest in seconds) pairs; rest 0 takes a checkpoint back."""
+    return b"".join(_VALUE.pack(*checkpoint) for checkpoint in checkpoints)
+
+
+def decode_checkpoints(body: bytes) -> list[tuple[int, int]]:
+    """Reverse of `encode_checkpoints`. Raises struct.error."""
+    return list(_VALUE.iter_unpack(body))

@@ -26,6 +26,7 @@ OPERATIONS: Final = {
     Kind.PUBLISH: "ClusterMemberAttrSet",
     Kind.CLUSTER_VERSION: "ClusterVersionSet",
     Kind.ALARM: "Alarm",
+    Kind.LEASE_CHECKPOINT: "LeaseCheckpoint",
     Kind.MEMBER_UPDATE: "MemberUpdate",
     Kind.MEMBER_ADD: "MemberAdd",
     Kind.MEMBER_REMOVE: "MemberRemove",

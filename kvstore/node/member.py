@@ -37,7 +37,6 @@ from kvstore.node.ports import LogWriter, Network, Schedule, Snapshots
 from kvstore.node.quota import Quota
 from kvstore.node.reads import ReadDone, ReadQueue
 from kvstore.node.request import HEADER, HEADER_SIZE, Kind
-from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import META, Backend, Readable
 from kvstore.storage.codec import encode_entries
 from kvstore.storage.wal import Batch
@@ -118,7 +117,6 @@ class Member:
         durable: the position that the backend's last commit stands for.
         pending: number of proposals waiting for their answer.
         apply_times: how long applying took, by kind of request.
-        leases_expired: revocations of expired leases that this member has proposed as leader.
     """
 
     def __init__(
@@ -153,7 +151,6 @@ class Member:
         self.durable = applied
         self.leader_changes = 0
         self.proposals_failed = 0
-        self.leases_expired = 0
         self.apply_times = ApplyTimes(limits.warning_apply_s)
         self.now = now
         self.reads = ReadQueue()
@@ -190,6 +187,7 @@ class Member:
             Kind.PUBLISH: applier.publish,
             Kind.CLUSTER_VERSION: applier.cluster_version,
             Kind.ALARM: applier.alarm,
+            Kind.LEASE_CHECKPOINT: applier.lease_checkpoint,
             Kind.MEMBER_UPDATE: applier.member_update,
         }
         self._change_handlers: dict[int, Callable[[bytes], Answer]] = {
@@ -550,27 +548,6 @@ class Member:
         if not self.raft.leader:
             return TIMEOUT_DUE_TO_CONNECTION_LOST
         return TIMEOUT
-
-    # Leases: the leader's side.
-
-    def expire_leases(self) -> None:
-        """Propose the revocation of leases that are due, after leadership is confirmed (LSE-09)."""
-        lessor = self.applier.lessor
-        if not lessor.is_primary:
-            return
-        due, term = lessor.expired(self.now), self.raft.term
-        if not due:
-            return
-
-        def revoke(error: EtcdError | None) -> None:
-            # A leadership that was lost and won again gave every lease a new full TTL (LSE-21).
-            if error is None and lessor.is_primary and self.raft.term == term:
-                for lease_id in due:
-                    body = rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString()
-                    self.propose_as_leader(Kind.LEASE_REVOKE, body)
-                    self.leases_expired += 1
-
-        self.read_index(revoke)
 
     # The backend: commits, log compaction, snapshots.
 

@@ -34,6 +34,7 @@ class Kind(IntEnum):
     PUBLISH = 7
     CLUSTER_VERSION = 8
     ALARM = 9
+    LEASE_CHECKPOINT = 10
     MEMBER_UPDATE = 16
     MEMBER_ADD = 17
     """This and the next two come as the context of a conf change, never as an entry of their own.

@@ -14,6 +14,7 @@ from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Store
 from kvstore.mvcc.watch import WatchHub
+from kvstore.node.lease_keeper import LeaseKeeper
 from kvstore.node.member import Member, Result
 from kvstore.node.request import Kind
 from kvstore.rpc.grpc import Call, Timing
@@ -29,6 +30,7 @@ class Core:
     member: Member
     store: Store
     lessor: Lessor
+    leases: LeaseKeeper
     hub: WatchHub
     cluster: Cluster
     peer_call: PeerCall
@@ -66,6 +68,12 @@ class Core:
         )
         return future
 
+    def renew(self, lease_id: int) -> asyncio.Future[int]:
+        """Return a future of what `Lessor.renew` says, as the leader (`LeaseKeeper.renew`)."""
+        future: asyncio.Future[int] = self.loop.create_future()
+        self.leases.renew(lease_id, partial(_resolve_renewal, future))
+        return future
+
     def compacted(self) -> asyncio.Future[bytes]:
         """Return a future that is done when no physical compaction is under way here (CMP-07)."""
         future: asyncio.Future[bytes] = self.loop.create_future()
@@ -91,6 +99,15 @@ def _resolve(future: asyncio.Future[bytes], result: Result) -> None:
     if future.done():
         return
     if isinstance(result, bytes):
+        future.set_result(result)
+    else:
+        future.set_exception(EtcdError(result.code, result.message))
+
+
+def _resolve_renewal(future: asyncio.Future[int], result: int | EtcdError) -> None:
+    if future.done():
+        return
+    if isinstance(result, int):
         future.set_result(result)
     else:
         future.set_exception(EtcdError(result.code, result.message))

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from kvstore.apply.quota import LEASE_COST_BYTES
-from kvstore.errors import LEADER_CHANGED, LEASE_TTL_TOO_LARGE, NO_LEADER
+from kvstore.errors import LEADER_CHANGED, LEASE_TTL_TOO_LARGE
 from kvstore.lease.lessor import MAX_TTL_S, RENEW_EXPIRED
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
@@ -91,12 +91,7 @@ class LeaseService:
     async def _local_renew(self, payload: bytes) -> bytes:
         core, lease_id = self._core, int(payload)
         while True:
-            # Leadership is confirmed and everything committed is applied before the lease is
-            # looked at (LSE-09, LSE-10).
-            await core.fresh()
-            if not core.lessor.is_primary:
-                raise NO_LEADER
-            ttl = core.lessor.renew(lease_id, core.loop.time())
+            ttl = await core.renew(lease_id)
             if ttl != RENEW_EXPIRED:
                 return b"%d" % ttl
             await asyncio.sleep(RETRY_S)

@@ -44,8 +44,7 @@ GATES: Final[Mapping[str, Gate]] = {
 
 INERT: Final[Mapping[str, str]] = {
     "TxnModeWriteWithSharedBuffer": "transactions are planned before they write",
-    LEASE_CHECKPOINT: "a new leader gives every lease its full TTL",
-    LEASE_CHECKPOINT_PERSIST: "a new leader gives every lease its full TTL",
+    LEASE_CHECKPOINT_PERSIST: "checkpoints are always stored, as in a cluster of version 3.6",
     "SetMemberLocalAddr": "the system chooses the address of outgoing connections",
     "FastLeaseKeepAlive": "every renewal confirms the leadership",
     "PriorityRequest": "revocations are proposed like other requests",

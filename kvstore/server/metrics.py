@@ -150,7 +150,7 @@ class ServerMetrics:
                 (f"{member_id:x}", rpc_pb2.AlarmType.Name(kind)): 1
                 for member_id, kind in member.applier.alarms.active()
             },
-            "etcd_debugging_server_lease_expired_total": member.leases_expired,
+            "etcd_debugging_server_lease_expired_total": server.lease_keeper.expired,
         }
         version = server.state.cluster.version
         if version:

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -24,9 +25,11 @@ from pathlib import Path
 
 from kvstore.apply.applier import Applier
 from kvstore.errors import EtcdError
+from kvstore.lease.checkpoints import CHECKPOINT_INTERVAL_S
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc.store import Store
 from kvstore.mvcc.watch import WatchHub
+from kvstore.node.lease_keeper import LeaseKeeper
 from kvstore.node.member import Limits, Member
 from kvstore.node.request import Kind, first_request_id
 from kvstore.peer.transport import PeerTransport, SnapshotReader
@@ -44,7 +47,12 @@ from kvstore.server.backend_thread import BackendThread
 from kvstore.server.config import Config, ConfigError
 from kvstore.server.corruption import CorruptionChecker, DataInconsistency
 from kvstore.server.defrag import Defragmenter
-from kvstore.server.features import COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK, without_effect
+from kvstore.server.features import (
+    COMPACT_HASH_CHECK,
+    INITIAL_CORRUPT_CHECK,
+    LEASE_CHECKPOINT,
+    without_effect,
+)
 from kvstore.server.front import build_front, client_listeners, metrics_listeners
 from kvstore.server.images import Images
 from kvstore.server.log import setup_logging
@@ -98,7 +106,12 @@ class Server:
         min_ttl = -(-3 * config.election_ms // 2000)
         self.metrics = ServerMetrics(self)
         self.store = Store(state.backend)
-        self.lessor = Lessor(state.backend, min_ttl=min_ttl)
+        checkpoints = LEASE_CHECKPOINT in config.feature_gates
+        self.lessor = Lessor(
+            state.backend,
+            min_ttl=min_ttl,
+            checkpoint_interval_s=CHECKPOINT_INTERVAL_S if checkpoints else math.inf,
+        )
         self._restore_leases()
         self.hub = WatchHub(
             self.store,
@@ -158,6 +171,7 @@ class Server:
             now=self.loop.time(),
             clock=time.perf_counter,
         )
+        self.lease_keeper = LeaseKeeper(self.member, self.loop.time)
         member, hub = self.member, self.hub
         self.store.on_events = lambda revision, events: hub.publish(
             revision, events, member.applied_term
@@ -171,6 +185,7 @@ class Server:
             member=member,
             store=self.store,
             lessor=self.lessor,
+            leases=self.lease_keeper,
             hub=hub,
             cluster=state.cluster,
             peer_call=self.transport.call,
@@ -362,7 +377,7 @@ class Server:
             # After a stall the missed ticks are dropped, as a paused member would have it.
             due = max(due + interval, now + interval / 2)
             self.member.tick(now)
-            self.member.expire_leases()
+            self.lease_keeper.tick()
             self.hub.tick(now)
             if self.member.raft.leader:
                 leaderless_since = now

@@ -89,7 +89,7 @@ def test_gates_come_from_the_environment_and_the_file_too(tmp_path: Path) -> Non
 
 def test_gates_that_do_nothing_are_told() -> None:
     assert without_effect(DEFAULT_GATES | {"CompactHashCheck"}) == []
-    (told,) = without_effect(DEFAULT_GATES | {"LeaseCheckpoint"})
-    assert told.startswith("feature gate LeaseCheckpoint has no effect in this server: ")
+    (told,) = without_effect(DEFAULT_GATES | {"PriorityRequest"})
+    assert told.startswith("feature gate PriorityRequest has no effect in this server: ")
     (told,) = without_effect(DEFAULT_GATES - {"FastLeaseKeepAlive"})
     assert "FastLeaseKeepAlive" in told

@@ -201,7 +201,7 @@ def test_questions_about_an_unknown_lease_find_none() -> None:
     assert_raises(errors.LEASE_NOT_FOUND, leader.remaining, 5, 0.0)
     assert_raises(errors.LEASE_NOT_FOUND, leader.ttl, 5)
     assert_raises(errors.LEASE_NOT_FOUND, leader.keys, 5)
-    assert_raises(errors.LEASE_NOT_FOUND, leader.checkpoint, 5, 1)
+    assert_raises(errors.LEASE_NOT_FOUND, leader.checkpoint, 5, 1, 0.0)
 
 
 def test_the_leader_lists_the_soonest_expiry_first() -> None:
@@ -297,7 +297,7 @@ def test_leading_again_in_a_new_term_never_shortens_a_lease() -> None:
     leader = new_leader()
     leader.grant(1, 10, 0.0)
     leader.grant(2, 100, 0.0)
-    leader.checkpoint(2, 5)
+    leader.checkpoint(2, 5, 0.0)
     leader.promote(8.0, ELECTION_TIMEOUT_S)
     assert leader.expired(18.9) == []
     assert leader.expired(19.0) == [1]
@@ -366,12 +366,12 @@ def test_a_checkpoint_survives_a_restart_and_shortens_the_next_promotion() -> No
     backend = MemoryBackend()
     lessor = new_lessor(backend)
     lessor.grant(1, 600, 0.0)
-    lessor.checkpoint(1, 30)
+    lessor.checkpoint(1, 30, 0.0)
     restarted = new_lessor(backend)
     restarted.promote(0.0, ELECTION_TIMEOUT_S)
     assert restarted.remaining(1, 0.0) == 31
     assert restarted.ttl(1) == 600
-    restarted.checkpoint(1, 0)
+    restarted.checkpoint(1, 0, 0.0)
     restarted.demote()
     restarted.promote(0.0, ELECTION_TIMEOUT_S)
     assert restarted.remaining(1, 0.0) == 601
@@ -381,7 +381,7 @@ def test_a_checkpoint_never_exceeds_the_ttl() -> None:
     """LSE-24."""
     lessor = new_lessor()
     lessor.grant(1, 600, 0.0)
-    lessor.checkpoint(1, 10**6)
+    lessor.checkpoint(1, 10**6, 0.0)
     lessor.promote(0.0, ELECTION_TIMEOUT_S)
     assert lessor.remaining(1, 0.0) == 601
 

@@ -19,6 +19,7 @@ from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Event, Store
 from kvstore.mvcc.watch import WatchHub
 from kvstore.node.bootstrap import FIRST_HARD_STATE, first_position
+from kvstore.node.lease_keeper import LeaseKeeper
 from kvstore.node.member import Limits, Member, Result, load_applied, store_applied
 from kvstore.node.request import Kind, first_request_id
 from kvstore.node.retirement import Retirement
@@ -43,6 +44,8 @@ WATCH_QUEUE = 4
 ELECTION_S = TICK_S * ELECTION_TICKS
 REQUEST_TIMEOUT_S = 2.0
 MIN_TTL_S = 2
+CHECKPOINT_INTERVAL_S = 1.5
+"""Between checkpoints of a lease: short, so that a lease of seconds has some."""
 
 
 class Observer:
@@ -185,7 +188,9 @@ class Node:
         assert cluster is not None
         self.cluster = cluster
         self.store = Store(self.backend)
-        self.lessor = Lessor(self.backend, min_ttl=MIN_TTL_S)
+        self.lessor = Lessor(
+            self.backend, min_ttl=MIN_TTL_S, checkpoint_interval_s=CHECKPOINT_INTERVAL_S
+        )
         self._restore_leases()
         self.hub = WatchHub(
             self.store,
@@ -225,6 +230,7 @@ class Node:
             limits=self.limits,
             now=self.loop.now,
         )
+        self.lease_keeper = LeaseKeeper(self.member, lambda: self.loop.now)
         self.store.on_events = self._revision
         self.member.on_applied = lambda: self.observer.applied(self)
         self.member.applier.on_members_changed = self._members_changed
@@ -294,7 +300,7 @@ class Node:
 
     def _tick(self) -> None:
         self.member.tick(self.loop.now)
-        self.member.expire_leases()
+        self.lease_keeper.tick()
         self.hub.tick(self.loop.now)
         if self.member.is_leader and self.cluster.version != CLUSTER_VERSION:
             self.member.propose_as_leader(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode())

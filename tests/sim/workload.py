@@ -267,18 +267,19 @@ class Client:
         self._propose(node, asked, Kind.LEASE_REVOKE, request.SerializeToString(), answer)
 
     def _renew(self, node: Node, asked: int) -> None:
-        """Renew at the member asked, which must lead, as `LeaseService._local_renew` does."""
+        """Renew at the member asked, which must lead, as `LeaseService` does."""
         checks = self._checks
         if not self._leases:
             self._end(asked, "no lease")
             return
         lease_id = self._loop.random.choice(self._leases)
+        if node.lessor.is_checkpointed(lease_id):
+            checks.count("renewal of a checkpointed lease")
 
-        def done(error: EtcdError | None) -> None:
-            if error is not None or not node.lessor.is_primary:
+        def done(ttl: int | EtcdError) -> None:
+            if isinstance(ttl, EtcdError):
                 self._end(asked, "not renewed")
                 return
-            ttl = node.lessor.renew(lease_id, self._loop.now)
             if ttl > 0:
                 checks.count("renewal")
                 end = self._loop.now + ttl
@@ -287,7 +288,7 @@ class Client:
                 self._leases.remove(lease_id)
             self._end(asked, f"renewed {lease_id} {ttl}")
 
-        node.member.read_index(done)
+        node.lease_keeper.renew(lease_id, done)
 
     def _compact(self, node: Node, asked: int) -> None:
         checks, floor = self._checks, self._checks.floor
