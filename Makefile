@@ -7,7 +7,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim bench clean
+.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -20,6 +20,7 @@ help:
 	@echo "make format    let ruff lay the code out"
 	@echo "make proto     generate kvstore/pb from proto/"
 	@echo "make sim       simulated clusters with faults (ARGS='--seeds 100')"
+	@echo "make differential   the same requests to real etcd and to us (ARGS='--seeds 500')"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -76,6 +77,9 @@ proto: $(VENV)/installed-test
 
 sim: $(VENV)/installed-test
 	$(BIN)/python -m tests.sim.run $(ARGS)
+
+differential: $(VENV)/installed-test
+	$(BIN)/python -m tests.differential.run $(ARGS)
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.bench $(ARGS)

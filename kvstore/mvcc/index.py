@@ -67,12 +67,17 @@ class KeyRecord:
         return None if stored & 1 else (stored >> 1, self.sub(position))
 
     def previous(self, main: int, sub: int) -> tuple[int, int]:
-        """Return the (main, sub) of the value that (main, sub) replaced, (0, 0) if none."""
+        """Return the (main, sub) of the value before the change at (main, sub), (0, 0) if none.
+
+        A delete after a put of the same revision has the value of the revision before (WCH-27).
+        """
         position = self.position_at(main)
         while position > 0 and self.sub(position) != sub and self.revisions[position] >> 1 == main:
             position -= 1
         if position <= 0 or self.revisions[position - 1] & 1:
             return 0, 0
+        if self.revisions[position - 1] >> 1 == main:
+            return self.live_at(main - 1) or (0, 0)
         return self.revisions[position - 1] >> 1, self.sub(position - 1)
 
     def droppable(self, revision: int) -> int:
@@ -136,9 +141,11 @@ class KeyIndex:
         return main, 1, 0, 0
 
     def delete(self, key: bytes, main: int, sub: int) -> tuple[int, int]:
-        """Record a tombstone for a live key; return the (main, sub) that it ends."""
+        """Record a tombstone for a live key; return the (main, sub) of the value before `main`."""
         record = self.records[key]
         previous = record.revisions[-1] >> 1, record.sub(-1)
+        if previous[0] == main:
+            previous = record.live_at(main - 1) or (0, 0)
         record.append(main << 1 | 1, sub)
         record.create = record.version = 0
         self.live.remove(key)

@@ -320,10 +320,10 @@ class WatchHub:
         return ready
 
     def _cancel_compacted(self, watcher: Watcher) -> None:
-        """Cancel with the compact revision and header revision 0; the id is free at once, so a
-        dead watcher does not hold up manual progress (WCH-16 leaves this open)."""
+        """Cancel with the compact revision and header revision 0 (WCH-14)."""
         del self._unsynced[watcher]
         del watcher.stream.watchers[watcher.watch_id]
+        watcher.stream.ended.add(watcher.watch_id)
         flags = wire.CANCELED + wire.compact_revision(self._store.compact_revision)
         watcher.stream.push((self.header(0), flags), watcher.id_field)
 

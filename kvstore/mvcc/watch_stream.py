@@ -71,6 +71,7 @@ class WatchStream:
         "_max_responses",
         "_next_id",
         "_wake",
+        "ended",
         "queue",
         "queued_bytes",
         "watchers",
@@ -86,6 +87,9 @@ class WatchStream:
         self._next_id = 0
         self._closed = False
         self.watchers: dict[int, Watcher] = {}
+        self.ended: set[int] = set()
+        """Watches that a compaction has cancelled: their ids stay taken until the client cancels
+        them too, but unlike etcd's they hold up no manual progress (WCH-16)."""
         self.queue: deque[tuple[tuple[bytes, ...], bytes, int, int]] = deque()
         """(shared parts, watch_id field, size of the shared parts, number of events) of each
         waiting response."""
@@ -105,15 +109,15 @@ class WatchStream:
             return
         hub = self._hub
         hub.note_term(raft_term)
+        if request.start_revision < 0:
+            self.refuse(errors.COMPACTED.message, raft_term)
+            return
         key, end = interval(request.key, request.range_end)
         if end is not None and end <= key:
             self.refuse(errors.WATCH_RANGE_EMPTY, raft_term)
             return
-        if request.watch_id in self.watchers and request.watch_id != 0:
+        if request.watch_id != 0 and self._taken(request.watch_id):
             self.refuse(errors.WATCH_DUPLICATE_ID, raft_term)
-            return
-        if request.start_revision < 0:
-            self.refuse(errors.COMPACTED.message, raft_term)
             return
         watch_id = request.watch_id or self._pick_id()
         watcher = Watcher(
@@ -150,10 +154,14 @@ class WatchStream:
     def cancel(self, watch_id: int) -> None:
         """End a watch and confirm it; an unknown id gets no reply (WCH-43, WCH-44)."""
         watcher = self.watchers.pop(watch_id, None)
-        if watcher is None:
+        if watcher is not None:
+            self._hub.unregister(watcher)
+        elif watch_id in self.ended:
+            self.ended.remove(watch_id)
+        else:
             return
-        self._hub.unregister(watcher)
-        self.push((self._hub.header(self._hub.store_revision), wire.CANCELED), watcher.id_field)
+        header = self._hub.header(self._hub.store_revision)
+        self.push((header, wire.CANCELED), wire.watch_id(watch_id))
 
     def progress(self, raft_term: int) -> None:
         """Answer a manual progress request, if this is the moment for an answer (WCH-36..40).
@@ -220,7 +228,10 @@ class WatchStream:
 
     def _pick_id(self) -> int:
         """Count up from 0, past ids that clients chose themselves (WCH-03)."""
-        while self._next_id in self.watchers:
+        while self._taken(self._next_id):
             self._next_id += 1
         self._next_id += 1
         return self._next_id - 1
+
+    def _taken(self, watch_id: int) -> bool:
+        return watch_id in self.watchers or watch_id in self.ended

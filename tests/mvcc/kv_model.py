@@ -93,7 +93,8 @@ class Model:
             if entry.main < start:
                 continue
             before = KeyValue()
-            if entry.main > self.compact_revision:
+            created = entry.key_value and entry.key_value.create_revision == entry.main
+            if entry.main > self.compact_revision and not created:
                 before = self.state(entry.main - 1).get(entry.key, before)
             now = entry.key_value or KeyValue(key=entry.key, mod_revision=entry.main)
             kind = 1 if entry.key_value is None else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvstore import errors
+from kvstore.apply.checks import MAX_NESTED_OPS
 from kvstore.apply.kv import MAX_TXN_OPS, check_txn, is_read_only_txn, is_serializable_txn
 from kvstore.errors import EtcdError
 from kvstore.mvcc.store import PUT
@@ -165,7 +166,6 @@ def test_ops_see_earlier_writes_of_the_txn(member: KvMember) -> None:
         [put_op(b"a"), delete_op(b"a")],
         [delete_op(b"a"), put_op(b"a")],
         [delete_op(b"a", b"c"), put_op(b"b")],
-        [put_op(b"b"), delete_op(b"a", b"\0")],
         # TXN-10: a nested transaction counts with its parent and its siblings.
         [put_op(b"a"), txn_op(success=[put_op(b"a")])],
         [put_op(b"a"), txn_op(failure=[delete_op(b"a")])],
@@ -193,6 +193,9 @@ def test_writes_of_one_key_twice_are_refused_in_both_branches(
         [delete_op(b"a"), delete_op(b"a", b"c")],
         [put_op(b"c"), delete_op(b"a", b"c")],
         [put_op(b"a"), delete_op(b"c", b"a")],
+        # A delete to the end of the key space meets no put.
+        [put_op(b"b"), delete_op(b"a", b"\0")],
+        [delete_op(b"a", b"\0"), put_op(b"b")],
         [txn_op(success=[put_op(b"a")], failure=[put_op(b"a")])],
         [txn_op(success=[put_op(b"a")], failure=[delete_op(b"a")])],
         [put_op(b"a"), range_op(b"a")],
@@ -216,6 +219,23 @@ def test_a_put_and_a_later_nested_delete_of_one_revision_are_both_kept(member: K
     member.backend.commit()
     member.crash()
     assert member.range(b"a").kvs[0].version == 1
+
+
+def test_a_delete_and_a_put_of_one_revision_are_both_kept(member: KvMember) -> None:
+    """TXN-09, PUT-02, WCH-27: a delete to the end of the key space may meet a put."""
+    member.put(b"a", b"1")
+    member.put(b"a", b"2")
+    nested_put = txn_op(success=[put_op(b"a", b"3")])
+    member.txn(success=[delete_op(ALL, ALL), nested_put, txn_op(success=[delete_op(b"a")])])
+    (_, events) = member.events[-1]
+    assert [event[0] for event in events] == [1, 0, 1]
+    assert [event[3:] for event in events] == [(3, 0), (0, 0), (3, 0)]
+    assert member.store.events(4, 5, 9) == member.events[-1:]
+    member.txn(success=[put_op(b"a", b"4"), delete_op(b"a", ALL), range_op(ALL, ALL)])
+    assert [event[3:] for event in member.events[-1][1]] == [(0, 0), (0, 0)]
+    member.txn(success=[delete_op(ALL, ALL), put_op(b"a", b"5")])
+    (found,) = member.range(b"a").kvs
+    assert (found.create_revision, found.mod_revision, found.version) == (6, 6, 1)
 
 
 def test_op_count_limit(member: KvMember) -> None:
@@ -246,6 +266,35 @@ def test_nested_txn_has_the_rest_of_the_budget() -> None:
         with pytest.raises(EtcdError) as refused:
             check_txn(request, budget)
         assert refused.value is errors.TOO_MANY_OPS
+
+
+def nested(levels: list[int]) -> TxnRequest:
+    """So many operations on each level, each with all further levels; the last are Ranges."""
+    if not levels:
+        return TxnRequest()
+    inner = range_op(b"a") if len(levels) == 1 else RequestOp(request_txn=nested(levels[1:]))
+    return TxnRequest(success=[inner] * levels[0])
+
+
+def test_nested_txns_within_the_budget_are_carried_out(member: KvMember) -> None:
+    """TXN-11: two levels of 64 operations, and 45 levels of one."""
+    member.put(b"a", b"1")
+    for levels in ([64, 64], [1] * 45):
+        response = member.run(nested(levels))
+        for _ in levels[1:]:
+            assert len(response.responses) == levels[0]
+            response = response.responses[-1].response_txn
+        assert response.responses[-1].response_range.kvs[0].value == b"1"
+
+
+def test_all_nested_operations_together_are_limited(member: KvMember) -> None:
+    """TXN-11: what the levels' budgets alone would let grow without end is refused."""
+    check_txn(nested([15, 32, 32]))
+    for levels in ([16, 32, 32], [32, 32, 32], [25, 25, 25, 25]):
+        with pytest.raises(EtcdError) as refused:
+            check_txn(nested(levels))
+        assert refused.value is errors.TOO_MANY_OPS
+    check_txn(nested([MAX_NESTED_OPS + 1]), MAX_NESTED_OPS + 1)
 
 
 def test_op_without_a_request_is_refused(member: KvMember) -> None:

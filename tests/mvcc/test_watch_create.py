@@ -232,6 +232,28 @@ def test_a_watch_cancelled_by_compaction_does_not_hold_up_the_others() -> None:
     assert client.take_one().header.revision == 6
 
 
+def test_an_id_that_a_compaction_ended_is_taken_until_the_client_cancels_it() -> None:
+    """WCH-16, OTH-08: clients cancel such a watch once more."""
+    world = compacted_world()
+    client = world.client()
+    assert client.watch(b"a", start_revision=1) == 0
+    world.catch_up()
+    assert client.take_one().compact_revision == 4
+    client.create(b"a", start_revision=1, watch_id=7)
+    world.catch_up()
+    client.take()
+    client.create(b"a", watch_id=7)
+    assert_refused(client.take_one(), errors.WATCH_DUPLICATE_ID)
+    client.stream.cancel(7)
+    (reply,) = client.take()
+    assert (reply.canceled, reply.watch_id, reply.compact_revision) == (True, 7, 0)
+    client.create(b"a", watch_id=7)
+    assert client.take_one().created
+    assert client.watch(b"a") == 1
+    client.stream.cancel(0)
+    assert client.take_one().canceled
+
+
 def test_cancel_confirms_and_nothing_follows() -> None:
     """WCH-43."""
     world = World()
