@@ -20,6 +20,7 @@ from typing import ClassVar
 
 import grpc
 
+from jepsen.chaos.torn_log import tear
 from kvstore.pb import rpc_pb2
 from kvstore.testing import Cluster, Link
 
@@ -117,6 +118,26 @@ class KillAll(_Kill):
 
     def victims(self) -> list[int]:
         return self.up()
+
+
+class TornLog(_Kill):
+    """SIGKILL one member in the middle of a write to its log, then a start."""
+
+    name = "torn-log"
+
+    @classmethod
+    def available(cls, cluster: Cluster) -> str:
+        ours = "kvstore" in " ".join(cluster.program)
+        return "" if ours else "it knows the log files of kvstore only"
+
+    def victims(self) -> list[int]:
+        return [self.random.choice(self.up())]
+
+    def begin(self) -> Done:
+        done = super().begin()
+        folder = self.cluster.members[self.chosen[0]].data_dir / "member" / "wal"
+        done.detail = tear(folder, self.random)
+        return done
 
 
 class Pause(Fault):
@@ -430,7 +451,7 @@ class SlowDisk(Fault):
 FAULTS: dict[str, type[Fault]] = {
     kind.name: kind
     for kind in (
-        KillOne, KillLeader, KillMajority, KillAll, Terminate, Pause, PauseLeader,
+        KillOne, KillLeader, KillMajority, KillAll, TornLog, Terminate, Pause, PauseLeader,
         PartitionHalves, IsolateLeader, PartitionOneWay, PartitionRing, PartitionBridge, SlowLinks,
         LossyLinks, Resets, MoveLeader, Compact, Defragment, WallClock, SlowDisk,
     )
