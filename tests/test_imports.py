@@ -55,6 +55,7 @@ EDGE: dict[str, frozenset[str]] = {
     "kvstore/rpc/peer_calls.py": frozenset({"asyncio"}),
     "kvstore/rpc/range_stream.py": frozenset({"asyncio"}),
     "kvstore/rpc/snapshot.py": frozenset({"asyncio"}),
+    "kvstore/rpc/stalls.py": frozenset({"asyncio"}),
     "kvstore/rpc/waiting.py": frozenset({"asyncio"}),
     "kvstore/rpc/watch.py": frozenset({"asyncio"}),
     "kvstore/testing/": EFFECTS,

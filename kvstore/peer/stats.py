@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from kvstore.histogram import Histogram, exponential, joined
@@ -53,6 +54,8 @@ class Stats:
     receive_failures: _Count = field(default_factory=Counter)
     """Streams ended because of what came on them."""
     connected: set[int] = field(default_factory=set)
+    _order: dict[int, None] = field(default_factory=dict)
+    """The connected ones in the order in which they were connected."""
     disconnects: _Count = field(default_factory=Counter)
     round_trips: dict[int, Histogram] = field(default_factory=dict)
     snapshots_sent: SnapshotStats = field(default_factory=SnapshotStats)
@@ -60,12 +63,18 @@ class Stats:
 
     def connect(self, peer: int) -> None:
         self.connected.add(peer)
+        self._order[peer] = None
 
     def disconnect(self, peer: int) -> None:
         """Count the loss of a connection, if there was one."""
         if peer in self.connected:
             self.connected.discard(peer)
+            del self._order[peer]
             self.disconnects[peer] += 1
+
+    def longest_connected(self, peers: Container[int]) -> int | None:
+        """Return the one of `peers` that is connected for the longest time, None without one."""
+        return next((peer for peer in self._order if peer in peers), None)
 
     def round_trip(self, peer: int, seconds: float) -> None:
         """Count one measured round trip."""

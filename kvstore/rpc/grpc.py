@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 
 from kvstore.errors import INVALID_CLIENT_API_VERSION, STOPPED, Code, EtcdError
 from kvstore.histogram import Histogram, exponential
+from kvstore.rpc.stalls import PIECE_BYTES, Stalls
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -52,7 +53,7 @@ OTHER_VERSION: Final = b"other"
 """As what requests without a version, and with one too many, are counted."""
 
 SPLIT_BYTES: Final = 65_536
-"""A message from this size on goes out apart from its five-byte prefix instead of being copied."""
+"""A message from this size on goes out apart from its five-byte prefix, and in pieces."""
 
 _PREFIX: Final = 5
 _CONTENT_TYPES: Final = frozenset((b"application/grpc", b"application/grpc+proto"))
@@ -78,6 +79,7 @@ _UNQUOTED: Final = "".join(chr(c) for c in range(0x20, 0x7F) if c != ord("%"))
 # The framework's own statuses, worded as grpc-go does.
 _OK: Final = EtcdError(Code.OK, "")
 _DEADLINE: Final = EtcdError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+_NOT_READ: Final = EtcdError(Code.INTERNAL, "the client does not read this stream")
 _CANCELED: Final = EtcdError(Code.CANCELLED, "context canceled")
 _TRUNCATED: Final = EtcdError(Code.INTERNAL, "unexpected EOF")
 _NO_MESSAGE: Final = EtcdError(
@@ -146,14 +148,26 @@ class Call:
         path: ``/package.Service/Method``.
         deadline: when the client gives up, in seconds of the event loop's clock, or None.
         cancelled: the client has gone (reset the stream or lost its connection).
+        burst, given: what `Stalls` counts.
     """
 
-    __slots__ = ("_end", "_headers", "_scope", "_timer", "cancelled", "deadline", "path")
+    __slots__ = (
+        "_end",
+        "_headers",
+        "_scope",
+        "_timer",
+        "burst",
+        "cancelled",
+        "deadline",
+        "given",
+        "path",
+    )
 
     def __init__(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         self.path: str = scope["path"]
         self.deadline: float | None = None
         self.cancelled = False
+        self.burst = self.given = 0
         self._scope = scope
         self._headers = headers
         self._timer: asyncio.TimerHandle | None = None
@@ -283,20 +297,26 @@ class _Stream:
         if isinstance(messages, bytes):
             messages = (messages,)
         if len(messages) == 1 and len(messages[0]) >= SPLIT_BYTES:
-            parts = [_prefix(messages[0]), messages[0]]
+            pieces: Sequence[bytes] = (_prefix(messages[0]), *_pieces(messages[0]))
         else:
-            parts = [b"".join([part for m in messages for part in (_prefix(m), m)])]
+            pieces = _pieces(b"".join([part for m in messages for part in (_prefix(m), m)]))
+        router, call = self._router, self._call
+        stalls = router.stalls
         try:
             if not self.started:
                 self.started = True
                 await self._send(_START)
-            for part in parts:
-                self._router.sent_bytes += len(part)
-                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+            for piece in pieces:
+                router.sent_bytes += len(piece)
+                call.burst += len(piece)
+                stalls.sending[call] = stalls.look
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         except OSError:
             self._method.send_failures += 1
-            self._call.cancelled = True
+            call.cancelled = True
             raise asyncio.CancelledError from None
+        finally:
+            stalls.sending.pop(call, None)
         self._method.sent += len(messages)
 
 
@@ -333,6 +353,7 @@ class GrpcRouter:
         self._max_recv_bytes = max_recv_bytes
         self.on_failure: Callable[[Exception], None] = lambda error: None
         self._streams: dict[asyncio.Task[Any], Call] = {}
+        self.stalls = Stalls(self._streams, self._give_up)
         self._stopped = False
 
     def unary(self, path: str, parse: Callable[[bytes], Any], handler: UnaryHandler) -> None:
@@ -450,26 +471,32 @@ class GrpcRouter:
             self.on_notable(call, message, result, took)
         method.handled[0] += 1
         method.sent += 1
+        stalls = self.stalls
+        stalls.sending[call] = stalls.look
         try:
             await send(_START)
             if len(result) < SPLIT_BYTES:
                 body = _prefix(result) + result
             else:
-                await send(
-                    {"type": "http.response.body", "body": _prefix(result), "more_body": True}
-                )
-                body = result
+                body = _prefix(result)
+                for piece in _pieces(result):
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    stalls.sending[call] = stalls.look
+                    body = piece
             await send({"type": "http.response.body", "body": body})
-            self.sent_bytes += len(body)
+            self.sent_bytes += len(result) + _PREFIX
             await send(_TRAILERS_OK)
         except OSError:
             call.cancelled = True  # the client left between the work and its answer
+        finally:
+            del stalls.sending[call]
 
     async def _serve_stream(self, method: Method, call: Call, receive: Receive, send: Send) -> None:
         stream = _Stream(self, method, call, receive, send)
         task = asyncio.current_task()
         assert task is not None
         self._streams[task] = call
+        self.stalls.watch()
         outcome: BaseException = _OK
         started = perf_counter()
         try:
@@ -592,6 +619,8 @@ class GrpcRouter:
             if task is not None and task.cancelling():
                 raise outcome
             return  # the client left and nothing cancelled this task: nothing went wrong
+        if status is _NOT_READ:
+            return  # an answer without an end resets the stream: an end would wait for its turn
         try:
             if started:
                 await send(_EMPTY_BODY)
@@ -600,6 +629,13 @@ class GrpcRouter:
                 await _send_status(send, status)
         except OSError:
             call.cancelled = True
+
+    def _give_up(self, call: object) -> None:
+        """End a stream that its client does not read (`Stalls`)."""
+        for task, running in self._streams.items():
+            if running is call:
+                log.warning("%s from %s is not read: reset", running.path, running.peer)
+                _end(running, task, _NOT_READ)
 
     def _unknown(self, path: str) -> EtcdError:
         service, slash, name = path.removeprefix("/").rpartition("/")
@@ -653,6 +689,13 @@ def _status(call: Call, outcome: BaseException) -> EtcdError:
 def _prefix(message: bytes) -> bytes:
     """Flag 0 (responses are never compressed) and the length, 4 bytes big-endian."""
     return len(message).to_bytes(_PREFIX, "big")
+
+
+def _pieces(body: bytes) -> Sequence[bytes]:
+    """Cut what is long, so that it shows while it is sent whether the client takes it."""
+    if len(body) <= PIECE_BYTES:
+        return (body,)
+    return [body[first : first + PIECE_BYTES] for first in range(0, len(body), PIECE_BYTES)]
 
 
 def _parse_timeout(value: bytes) -> float:

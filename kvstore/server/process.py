@@ -327,19 +327,12 @@ class Server:
         self.state.backend.close()
 
     async def _hand_over(self) -> None:
-        """Give leadership to a voter that is up to date (MNT-30)."""
-        raft = self.member.raft
+        """Give leadership to the voter that is connected for the longest time (MNT-30)."""
         if not self.member.is_leader:
             return
-        candidates = [
-            (progress.match, peer)
-            for peer in raft.conf_state.voters
-            if peer in self.transport.stats.connected
-            and (progress := raft.progress(peer)) is not None
-        ]
-        if not candidates:
+        target = self.transport.stats.longest_connected(self.member.raft.conf_state.voters)
+        if target is None:
             return
-        target = max(candidates)[1]
         with contextlib.suppress(Exception):
             self.member.transfer_leadership(target)
         deadline = self.loop.time() + self.core.election_s

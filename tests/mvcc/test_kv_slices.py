@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kvstore.apply.kv import range_body_steps
 from kvstore.mvcc import index as index_module
-from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps
+from kvstore.mvcc.hash import hash_kv_steps
+from kvstore.mvcc.range import range_steps
+from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps, drain
 from kvstore.pb.rpc_pb2 import RangeRequest, RangeResponse
-from tests.mvcc.kv_member import ALL, KvMember
+from kvstore.storage.lmdb_backend import LmdbBackend
+from tests.mvcc.kv_member import ALL, KvMember, lmdb_member
 
 KEYS = 2 * SLICE_KEYS + 1
 
@@ -127,3 +132,25 @@ def test_an_abandoned_read_lets_compaction_go_on(member: KvMember) -> None:
     steps.close()
     member.finish_compaction()
     assert member.store.finished_compact_revision == member.store.compact_revision
+
+
+def test_long_reads_go_on_while_the_file_is_replaced_by_a_packed_one(tmp_path: Path) -> None:
+    """MNT-18: a defragmentation between two slices of a hash and of a range shows in neither."""
+    member = lmdb_member(tmp_path)
+    assert isinstance(member.backend, LmdbBackend)
+    for number in range(2 * SLICE_KEYS + 1):
+        member.put(b"%06d" % number, b"v%d" % number)
+    member.compact(SLICE_KEYS)
+    member.backend.commit()
+    request = RangeRequest(key=ALL, range_end=ALL)
+    expected = member.store.hash_kv(0), member.store.range(request)
+    hashing, reading = hash_kv_steps(member.store, 0), range_steps(member.store, request)
+    next(hashing)
+    next(reading)
+    member.put(b"written meanwhile")
+    member.backend.pack()
+    member.backend.switch()()
+    member.put(b"written after")
+    assert (drain(hashing), drain(reading)) == expected
+    assert len(member.keys()) == 2 * SLICE_KEYS + 3
+    member.backend.close()

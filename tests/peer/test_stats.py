@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kvstore.peer import codec
+from kvstore.peer.stats import Stats
 from raft import Message, MessageKind
 from tests.peer.test_transport import CLUSTER, two_peers, until
 
@@ -66,3 +67,17 @@ def test_what_nobody_can_read_counts_as_a_failure_of_its_sender() -> None:
             assert first.transport.stats.receive_failures == {2: 1}
 
     asyncio.run(scenario())
+
+
+def test_the_longest_connected_peer_is_the_first_whose_connection_held() -> None:
+    """MNT-30: whom a leader that stops hands leadership to, among the voters."""
+    stats = Stats()
+    assert stats.longest_connected({1, 2, 3}) is None
+    for peer in (3, 1, 2):
+        stats.connect(peer)
+    assert stats.longest_connected({1, 2, 3}) == 3
+    assert stats.longest_connected({2, 1}) == 1
+    stats.disconnect(3)
+    stats.connect(3)
+    assert stats.longest_connected({1, 2, 3}) == 1
+    assert stats.longest_connected({4}) is None

@@ -313,6 +313,8 @@ class RawClient:
         self.h2.initiate_connection()
         self.flush()
         self.events: list[h2.events.Event] = []
+        self.unread: set[int] = set()
+        """Streams of which no byte is acknowledged, though the connection's window stays open."""
 
     def flush(self) -> None:
         self.socket.sendall(self.h2.data_to_send())
@@ -371,7 +373,10 @@ class RawClient:
         data = self.socket.recv(65_536)
         for event in self.h2.receive_data(data) if data else ():
             if isinstance(event, h2.events.DataReceived):
-                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                if event.stream_id not in self.unread:
+                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif event.flow_controlled_length:
+                    self.h2.increment_flow_control_window(event.flow_controlled_length)
             self.events.append(event)
         with contextlib.suppress(OSError):
             self.flush()

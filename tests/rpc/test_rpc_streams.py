@@ -11,6 +11,7 @@ import pytest
 
 from kvstore.errors import STOPPED, Code
 from kvstore.rpc.listener import STREAM_WINDOW_BYTES
+from kvstore.rpc.stalls import LATE_LOOKS
 from tests.rpc.harness import SERVICE, WAIT_S, RawClient, Running, frame, put
 
 MAX_UNSENT_BYTES = 8_000_000
@@ -232,6 +233,46 @@ def test_a_blocked_stream_does_not_block_other_connections(
     assert server.service.seen.get(timeout=WAIT_S)[0] == "blocked"
     with RawClient(server.port) as other:
         assert other.call("echo", frame(put(b"x"))).messages == [b"x"]
+    client.reset(flood)
+    server.await_seen_at_last("cancelled")
+
+
+def test_a_stream_that_is_not_read_is_reset_when_it_holds_up_its_connection(
+    server: Running, client: RawClient
+) -> None:
+    """WCH-47: the other calls of the same client are answered, small answers and large ones."""
+    flood = client.open("stream_flood")
+    client.unread.add(flood)
+    assert server.service.seen.get(timeout=WAIT_S)[0] == "blocked"
+    for size in (1, 90_000):
+        assert client.call("echo", frame(put(bytes(size)))).messages == [bytes(size)]
+    assert client.wait_for(flood, h2.events.StreamReset).error_code == 2, "INTERNAL_ERROR"
+    server.await_seen_at_last("cancelled")
+    again = client.open("stream_hang")
+    client.wait_for(again, h2.events.DataReceived)
+    client.reset(again)
+    server.await_seen_at_last("cancelled")
+
+
+def test_a_stream_that_holds_up_nobody_may_be_unread_for_ever(
+    server: Running, client: RawClient
+) -> None:
+    """WCH-47: it goes on when it is read."""
+    flood = client.open("stream_flood")
+    client.unread.add(flood)
+    assert server.service.seen.get(timeout=WAIT_S)[0] == "blocked"
+    for _ in range(2 * LATE_LOOKS):
+        server.on_loop(server.router.stalls.check)
+    with RawClient(server.port) as other:
+        assert other.call("echo", frame(put(b"x"))).messages == [b"x"]
+    while client.h2.remote_flow_control_window(flood):
+        client.read()
+    client.unread.clear()
+    received = sum(len(e.data) for e in client.of(flood, h2.events.DataReceived))
+    client.h2.increment_flow_control_window(1 << 20, flood)
+    client.flush()
+    while sum(len(e.data) for e in client.of(flood, h2.events.DataReceived)) == received:
+        client.read()
     client.reset(flood)
     server.await_seen_at_last("cancelled")
 
