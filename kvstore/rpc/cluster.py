@@ -15,7 +15,6 @@ class ClusterService:
 
     async def member_list(self, call: Call, request: rpc_pb2.MemberListRequest) -> bytes:
         core = self._core
-        core.require_leader(call)
         if request.linearizable:
             await core.fresh()
         response = rpc_pb2.MemberListResponse(members=core.cluster.to_pb())

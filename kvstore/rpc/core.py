@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
-from kvstore.errors import NO_LEADER, NO_SPACE, EtcdError
+from kvstore.errors import NO_SPACE, EtcdError
 from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
 from kvstore.mvcc.store import Store
@@ -17,7 +17,7 @@ from kvstore.mvcc.watch import WatchHub
 from kvstore.node.lease_keeper import LeaseKeeper
 from kvstore.node.member import Member, Result
 from kvstore.node.request import Kind
-from kvstore.rpc.grpc import Call, Timing
+from kvstore.rpc.grpc import Timing
 
 PeerCall = Callable[[int, int, bytes, float], Awaitable[bytes]]
 """(member id, method, payload, time-out in seconds) -> answer."""
@@ -48,11 +48,6 @@ class Core:
         """Return the header field of a response that is made outside the log."""
         member = self.member
         return member.header.encode(revision, member.applied_term)
-
-    def require_leader(self, call: Call) -> None:
-        """Refuse at once when the client asked for that and there is no leader (GEN-12)."""
-        if not self.member.raft.leader and call.hasleader:
-            raise NO_LEADER
 
     def no_space(self) -> asyncio.Future[bytes]:
         """Return the answer to a write beyond the quota: NO_SPACE once the alarm is up (MNT-15)."""

@@ -22,7 +22,6 @@ from kvstore.rpc.waiting import (
     interval_of,
     through_a_client,
 )
-from kvstore.rpc.watch import LeaderGuard
 
 Send = Callable[[list[bytes]], Awaitable[None]]
 
@@ -30,10 +29,9 @@ Send = Callable[[list[bytes]], Awaitable[None]]
 class ElectionService:
     """Campaign, Proclaim, Leader, Observe and Resign."""
 
-    def __init__(self, core: Core, lines: Lines, guard: LeaderGuard) -> None:
+    def __init__(self, core: Core, lines: Lines) -> None:
         self._core = core
         self._lines = lines
-        self._guard = guard
 
     async def campaign(self, call: Call, request: election_pb2.CampaignRequest) -> bytes:
         """Wait to be elected; the header is that of the candidacy (CON-09).
@@ -44,7 +42,6 @@ class ElectionService:
             EtcdError: ELECTION_NOT_LEADER when the lease ended while waiting, and others with
                 their text and code Unknown.
         """
-        self._core.require_leader(call)
         with through_a_client():
             async with self._lines.joined(
                 call, request.name, request.lease, request.value
@@ -60,7 +57,6 @@ class ElectionService:
 
     async def proclaim(self, call: Call, request: election_pb2.ProclaimRequest) -> bytes:
         """Write a new value while the seat is held, else ELECTION_NOT_LEADER (CON-11)."""
-        self._core.require_leader(call)
         if not request.HasField("leader"):
             raise ELECTION_MISSING_LEADER
         with through_a_client():
@@ -79,7 +75,6 @@ class ElectionService:
 
     async def resign(self, call: Call, request: election_pb2.ResignRequest) -> bytes:
         """Leave the seat; one that is lost already is no error (CON-11)."""
-        self._core.require_leader(call)
         if not request.HasField("leader"):
             raise ELECTION_MISSING_LEADER
         delete = rpc_pb2.DeleteRangeRequest(key=request.leader.key)
@@ -103,7 +98,6 @@ class ElectionService:
     async def leader(self, call: Call, request: election_pb2.LeaderRequest) -> bytes:
         """Return the leader's key and value. Raises ELECTION_NO_LEADER (CON-12)."""
         core = self._core
-        core.require_leader(call)
         with through_a_client():
             await core.fresh()
             key = await self._first(request.name)
@@ -128,11 +122,6 @@ class ElectionService:
 
         What a slow client missed through a compaction is passed over; nothing is sent twice.
         """
-        await self._guard.run(self._core, call, lambda: self._observe(requests, send))
-
-    async def _observe(
-        self, requests: AsyncIterator[election_pb2.LeaderRequest], send: Send
-    ) -> None:
         core, seen = self._core, (b"", 0)
         request = await single_request(requests)
         await fresh_at_last(core)

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
-from kvstore.errors import INVALID_CLIENT_API_VERSION, STOPPED, Code, EtcdError
+from kvstore.errors import INVALID_CLIENT_API_VERSION, NO_LEADER, STOPPED, Code, EtcdError
 from kvstore.histogram import Histogram, exponential
 from kvstore.rpc.stalls import PIECE_BYTES, Stalls
 
@@ -336,6 +336,8 @@ class GrpcRouter:
         received_bytes, sent_bytes: body bytes since start, framing included.
         unary_clients, stream_clients: calls by the client's own API version, at most
             MAX_CLIENT_VERSIONS different ones.
+        has_leader: whether this member knows one; calls with ``hasleader: true`` are refused at
+            once without (GEN-12, GEN-13).
         notable_s, on_notable: ``on_notable(call, request, response or None, seconds)`` is called
             after each unary call that took longer than ``notable_s``; request is None if it could
             not be parsed.
@@ -347,12 +349,14 @@ class GrpcRouter:
         self.sent_bytes = 0
         self.unary_clients: dict[bytes, int] = {}
         self.stream_clients: dict[bytes, int] = {}
+        self.has_leader: Callable[[], bool] = lambda: True
         self.notable_s = float("inf")
         self.on_notable: Notable = lambda call, request, response, seconds: None
         self._fallback = fallback
         self._max_recv_bytes = max_recv_bytes
         self.on_failure: Callable[[Exception], None] = lambda error: None
         self._streams: dict[asyncio.Task[Any], Call] = {}
+        self._waiting: dict[asyncio.Task[Any], Call] = {}
         self.stalls = Stalls(self._streams, self._give_up)
         self._stopped = False
 
@@ -378,11 +382,11 @@ class GrpcRouter:
         async def wait(call: Call, message: Any) -> bytes:
             task = asyncio.current_task()
             assert task is not None
-            self._streams[task] = call
+            self._waiting[task] = call
             try:
                 return await handler(call, message)
             finally:
-                del self._streams[task]
+                del self._waiting[task]
 
         self._register(path, "unary", parse, wait)
 
@@ -409,8 +413,14 @@ class GrpcRouter:
     def stop(self) -> None:
         """Refuse new calls; end streams and calls that wait with "server stopped"; others go on."""
         self._stopped = True
-        for task, call in self._streams.items():
+        for task, call in (*self._streams.items(), *self._waiting.items()):
             _end(call, task, STOPPED)
+
+    def leaderless(self) -> None:
+        """The cluster has had no leader for too long: end streams with ``hasleader`` (GEN-13)."""
+        for task, call in self._streams.items():
+            if call.hasleader:
+                _end(call, task, NO_LEADER)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Route one request; not a coroutine itself, as each layer of those costs throughput."""
@@ -530,6 +540,8 @@ class GrpcRouter:
             clients[version] += 1
         else:
             _count_new_version(clients, version)
+        if headers.get(b"hasleader") == b"true" and not self.has_leader():
+            raise NO_LEADER
         if b"grpc-timeout" in headers:
             loop = asyncio.get_running_loop()
             call.deadline = loop.time() + _parse_timeout(headers[b"grpc-timeout"])

@@ -46,7 +46,6 @@ class KVService:
 
     def put(self, call: Call, request: rpc_pb2.PutRequest) -> Awaitable[bytes]:
         core = self._core
-        core.require_leader(call)
         if core.member.quota.exceeded(put_cost(request)):
             return core.no_space()
         check_put(request)
@@ -54,12 +53,10 @@ class KVService:
 
     def delete_range(self, call: Call, request: rpc_pb2.DeleteRangeRequest) -> Awaitable[bytes]:
         core = self._core
-        core.require_leader(call)
         check_delete_range(request)
         return core.propose(Kind.DELETE_RANGE, request.SerializeToString())
 
     def range(self, call: Call, request: rpc_pb2.RangeRequest) -> bytes | Awaitable[bytes]:
-        self._core.require_leader(call)
         check_range(request)
         steps = range_body_steps
         if request.serializable:
@@ -68,7 +65,6 @@ class KVService:
 
     def txn(self, call: Call, request: rpc_pb2.TxnRequest) -> bytes | Awaitable[bytes]:
         core = self._core
-        core.require_leader(call)
         if core.member.quota.exceeded(txn_cost(request)):
             return core.no_space()
         check_txn(request, core.max_txn_ops)
@@ -90,7 +86,6 @@ class KVService:
 
     async def compact(self, call: Call, request: rpc_pb2.CompactionRequest) -> bytes:
         core = self._core
-        core.require_leader(call)
         failure: EtcdError | None = None
         response = b""
         try:

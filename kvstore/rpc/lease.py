@@ -15,7 +15,6 @@ from kvstore.pb import rpc_pb2
 from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call
 from kvstore.rpc.peer_calls import RETRY_S, PeerCalls, PeerMethod, ask_leader
-from kvstore.rpc.watch import LeaderGuard
 
 Send = Callable[[list[bytes]], Awaitable[None]]
 
@@ -23,15 +22,13 @@ Send = Callable[[list[bytes]], Awaitable[None]]
 class LeaseService:
     """LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases."""
 
-    def __init__(self, core: Core, guard: LeaderGuard, calls: PeerCalls) -> None:
+    def __init__(self, core: Core, calls: PeerCalls) -> None:
         self._core = core
-        self._guard = guard
         calls.register(PeerMethod.LEASE_RENEW, self._local_renew)
         calls.register(PeerMethod.LEASE_TIME_TO_LIVE, self._local_time_to_live)
 
     def grant(self, call: Call, request: rpc_pb2.LeaseGrantRequest) -> Awaitable[bytes]:
         core = self._core
-        core.require_leader(call)
         if core.member.quota.exceeded(LEASE_COST_BYTES):
             return core.no_space()
         if request.TTL > MAX_TTL_S:
@@ -42,12 +39,10 @@ class LeaseService:
         return core.propose(Kind.LEASE_GRANT, request.SerializeToString())
 
     def revoke(self, call: Call, request: rpc_pb2.LeaseRevokeRequest) -> Awaitable[bytes]:
-        self._core.require_leader(call)
         return self._core.propose(Kind.LEASE_REVOKE, request.SerializeToString())
 
     def leases(self, call: Call, request: rpc_pb2.LeaseLeasesRequest) -> bytes:
         core = self._core
-        core.require_leader(call)
         response = rpc_pb2.LeaseLeasesResponse(
             leases=[rpc_pb2.LeaseStatus(ID=lease_id) for lease_id in core.lessor.ids()]
         )
@@ -55,7 +50,6 @@ class LeaseService:
 
     async def time_to_live(self, call: Call, request: rpc_pb2.LeaseTimeToLiveRequest) -> bytes:
         core = self._core
-        core.require_leader(call)
         body = await ask_leader(
             core,
             PeerMethod.LEASE_TIME_TO_LIVE,
@@ -68,11 +62,6 @@ class LeaseService:
         self, call: Call, requests: AsyncIterator[rpc_pb2.LeaseKeepAliveRequest], send: Send
     ) -> None:
         """Answer each request in order (LSE-05); a half-close ends the stream (LSE-15)."""
-        await self._guard.run(self._core, call, lambda: self._keep_alive(requests, send))
-
-    async def _keep_alive(
-        self, requests: AsyncIterator[rpc_pb2.LeaseKeepAliveRequest], send: Send
-    ) -> None:
         core = self._core
         async for request in requests:
             # Sampled before renewing: a success never shows a revision at which the lease was

@@ -131,7 +131,6 @@ class MaintenanceService:
         An action or a type to raise that is not known is refused by name: etcd's process ends.
         """
         core, action = self._core, request.action
-        core.require_leader(call)
         if action not in rpc_pb2.AlarmRequest.AlarmAction.values():
             raise EtcdError(Code.INVALID_ARGUMENT, f"etcdserver: unknown alarm action {action}")
         if action == rpc_pb2.AlarmRequest.ACTIVATE and request.alarm not in (rpc_pb2.NONE, *TYPES):

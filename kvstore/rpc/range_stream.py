@@ -17,7 +17,6 @@ from kvstore.mvcc.range import Part, Range, range_parts
 from kvstore.pb import rpc_pb2
 from kvstore.rpc.core import Core
 from kvstore.rpc.grpc import Call, single_request
-from kvstore.rpc.watch import LeaderGuard
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -25,9 +24,8 @@ Send = Callable[[bytes], Awaitable[None]]
 class RangeStreamService:
     """The one streaming method of KV."""
 
-    def __init__(self, core: Core, guard: LeaderGuard) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._guard = guard
 
     async def range_stream(
         self, call: Call, requests: AsyncIterator[rpc_pb2.RangeRequest], send: Send
@@ -38,9 +36,6 @@ class RangeStreamService:
             EtcdError: what the checks raise; FUTURE_REV; COMPACTED (RST-06); LEADER_CHANGED when a
                 snapshot took the store's place: what was sent cannot be continued.
         """
-        await self._guard.run(self._core, call, lambda: self._stream(requests, send))
-
-    async def _stream(self, requests: AsyncIterator[rpc_pb2.RangeRequest], send: Send) -> None:
         core = self._core
         request = await single_request(requests)
         check_range_stream(request)

@@ -36,8 +36,9 @@ def register_services(router: GrpcRouter, server: Server) -> None:
 
 def _register(router: GrpcRouter, server: Server) -> None:
     core = server.core
+    router.has_leader = lambda: bool(core.member.raft.leader)
     kv = server.kv
-    watch = WatchService(core, server.guard)
+    watch = WatchService(core)
     lease = server.leases
     cluster = ClusterService(core)
     maintenance = server.maintenance
@@ -51,7 +52,7 @@ def _register(router: GrpcRouter, server: Server) -> None:
     stream(
         "/etcdserverpb.KV/RangeStream",
         pb.RangeRequest.FromString,
-        RangeStreamService(core, server.guard).range_stream,
+        RangeStreamService(core).range_stream,
         kind="server_stream",
     )
     unary("/etcdserverpb.KV/Put", pb.PutRequest.FromString, kv.put)
@@ -97,7 +98,7 @@ def _register_concurrency(router: GrpcRouter, server: Server, kv: KVService) -> 
     core = server.core
     lines = Lines(core, kv, server.leases)
     lock = LockService(core, kv, lines)
-    election = ElectionService(core, lines, server.guard)
+    election = ElectionService(core, lines)
     unary, waiting, stream = router.unary, router.waiting_unary, router.stream
     waiting("/v3lockpb.Lock/Lock", lock_pb2.LockRequest.FromString, lock.lock)
     unary("/v3lockpb.Lock/Unlock", lock_pb2.UnlockRequest.FromString, lock.unlock)

@@ -39,7 +39,6 @@ from kvstore.rpc.lease import LeaseService
 from kvstore.rpc.listener import Listener
 from kvstore.rpc.maintenance import MaintenanceService
 from kvstore.rpc.peer_calls import PeerCalls
-from kvstore.rpc.watch import LeaderGuard
 from kvstore.server import datadir
 from kvstore.server.app import register_services
 from kvstore.server.auto_compaction import compact_by_schedule
@@ -195,7 +194,6 @@ class Server:
             request_timeout_s=5.0 + 2 * election_s,
             election_s=election_s,
         )
-        self.guard = LeaderGuard()
         self.calls = PeerCalls()
         self.kv = KVService(self.core)
         self.maintenance = MaintenanceService(
@@ -211,7 +209,7 @@ class Server:
             self.backend_thread.lock,
             self.metrics.observe_backend_copy,
         )
-        self.leases = LeaseService(self.core, self.guard, self.calls)
+        self.leases = LeaseService(self.core, self.calls)
         self.front = build_front(self)
         self.router = self.front.router
         register_services(self.router, self)
@@ -382,7 +380,7 @@ class Server:
             if self.member.raft.leader:
                 leaderless_since = now
             elif now - leaderless_since > 3 * self.core.election_s:
-                self.guard.leaderless()
+                self.router.leaderless()
             self._set_cluster_version()
 
     def _heartbeat_late(self, late_s: float) -> None:

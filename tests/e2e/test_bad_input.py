@@ -82,6 +82,7 @@ def test_empty_key_is_refused_everywhere(cluster: Cluster) -> None:
 
 
 def test_request_limit_counts_the_envelope(cluster: Cluster) -> None:
+    """GEN-16: a value exactly as big as the limit is too large."""
     for i in range(3):
         client = cluster.client(i)
         client.put(b"big", b"x" * (MAX_REQUEST_BYTES - ENVELOPE_BYTES))
@@ -102,6 +103,7 @@ def put_of_size(size: int) -> bytes:
 
 
 def test_transport_limit_is_half_a_mebibyte_more(cluster: Cluster) -> None:
+    """GEN-17: two limits, two errors."""
     client = cluster.client(0)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large"):
         client.raw_unary("/etcdserverpb.KV/Put", put_of_size(TRANSPORT_LIMIT_BYTES))
@@ -120,6 +122,7 @@ def test_too_many_operations_in_a_txn(cluster: Cluster) -> None:
 
 
 def test_unknown_method_and_unknown_service(cluster: Cluster) -> None:
+    """GEN-22."""
     client = cluster.client(0)
     with refused(
         grpc.StatusCode.UNIMPLEMENTED, "unknown method Frobnicate for service etcdserverpb.KV"
@@ -130,6 +133,7 @@ def test_unknown_method_and_unknown_service(cluster: Cluster) -> None:
 
 
 def test_unknown_protobuf_fields_are_ignored(cluster: Cluster) -> None:
+    """GEN-22."""
     known = rpc_pb2.PutRequest(key=b"unknown-field", value=b"x").SerializeToString()
     unknown_field = b"\xfa\x3f\x03abc"  # field 1023, three bytes
     cluster.client(0).raw_unary("/etcdserverpb.KV/Put", known + unknown_field)
