@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
+SEEDS ?= 100
 
 .DEFAULT_GOAL := help
 .PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential bench clean
@@ -19,8 +20,8 @@ help:
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make format    let ruff lay the code out"
 	@echo "make proto     generate kvstore/pb from proto/"
-	@echo "make sim       simulated clusters with faults (ARGS='--seeds 100')"
 	@echo "make differential   the same requests to real etcd and to us (ARGS='--seeds 500')"
+	@echo "make sim       simulated clusters with faults, on all cores (SEEDS=1000, ARGS='--members 5')"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -76,7 +77,7 @@ proto: $(VENV)/installed-test
 	$(BIN)/python proto/generate.py
 
 sim: $(VENV)/installed-test
-	$(BIN)/python -m tests.sim.run $(ARGS)
+	$(BIN)/python -m jepsen sim --seeds $(SEEDS) $(ARGS)
 
 differential: $(VENV)/installed-test
 	$(BIN)/python -m tests.differential.run $(ARGS)

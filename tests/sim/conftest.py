@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 SEEDS = 30
-"""Seeds of an ordinary run; more: ``python -m tests.sim.run``."""
+"""Seeds of an ordinary run; more: ``make sim SEEDS=1000``."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

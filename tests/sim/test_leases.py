@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from jepsen.sim.node import CHECKPOINT_INTERVAL_S, ELECTION_S, MIN_TTL_S, TICK_S, Node
 from kvstore.errors import EtcdError
 from kvstore.lease import wire
 from kvstore.lease.lessor import SPREAD_MIN_LEASES, SPREAD_PER_SECOND, Lessor
 from kvstore.node.member import Result
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
-from tests.sim.node import CHECKPOINT_INTERVAL_S, ELECTION_S, MIN_TTL_S, TICK_S, Node
 from tests.sim.test_requests import Story
 
 LONG_S = 600

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from jepsen.sim.node import Node
+from jepsen.sim.plan import Plan
+from jepsen.sim.simulator import Simulation, run
 from kvstore.membership import changes
 from kvstore.node.member import Result
 from kvstore.node.request import Kind
 from kvstore.node.retirement import Retirement
-from tests.sim.node import Node
-from tests.sim.simulator import Simulation, run
 
 
 def test_changes_of_members_do_occur_and_keep_all_promises() -> None:
@@ -19,7 +20,7 @@ def test_changes_of_members_do_occur_and_keep_all_promises() -> None:
     and replaced while faults come and go; every answer is the truth."""
     counts: dict[str, int] = {}
     for seed in range(6):
-        for what, count in run(seed, changes=True).counts.items():
+        for what, count in run(Plan(seed, changes=True)).counts.items():
             counts[what] = counts.get(what, 0) + count
     expected = {
         "member added", "learner added", "learner promoted", "member removed", "member updated",
@@ -34,7 +35,7 @@ class Two(Simulation):
     """Two members without faults; the leader removes itself, and the other is not told so."""
 
     def __init__(self) -> None:
-        super().__init__(1, members=2, changes=False)
+        super().__init__(Plan(1, members=2, changes=False))
         for node in list(self.nodes):
             node.start()
         assert self.wait(10.0, lambda: self.leader() is not None)

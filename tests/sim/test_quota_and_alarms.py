@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jepsen.sim.plan import Plan
+from jepsen.sim.simulator import Simulation
 from kvstore.errors import EtcdError
 from kvstore.node.member import Result
 from kvstore.node.quota import UNLIMITED
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
-from tests.sim.simulator import Simulation
 
 STRANGER = 0xDEAD
 CHAOS_S = 20.0
@@ -27,7 +28,7 @@ class Filling(Simulation):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__(seed, members=3, chaos_s=CHAOS_S, changes=False)
+        super().__init__(Plan(seed, members=3, chaos_s=CHAOS_S, changes=False))
         self.raised: set[int] = set()
         """Members whose alarm was seen."""
         small = self.nodes[seed % 3]

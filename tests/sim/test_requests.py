@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from jepsen.sim.node import ELECTION_S, REQUEST_TIMEOUT_S, TICK_S, Node
+from jepsen.sim.plan import Plan
+from jepsen.sim.simulator import Simulation
 from kvstore.errors import (
     LEADER_CHANGED,
     STOPPED,
@@ -17,15 +20,13 @@ from kvstore.errors import (
 from kvstore.node.member import Limits, Result
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
-from tests.sim.node import ELECTION_S, REQUEST_TIMEOUT_S, TICK_S, Node
-from tests.sim.simulator import Simulation
 
 
 class Story:
     """Three members with a leader, no clients, no faults but those that the test makes."""
 
     def __init__(self, seed: int) -> None:
-        self.simulation = Simulation(seed, members=3)
+        self.simulation = Simulation(Plan(seed, members=3))
         self.nodes = self.simulation.nodes
         for node in self.nodes:
             node.start()

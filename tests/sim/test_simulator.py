@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from jepsen.sim.disk import DiskWriter
+from jepsen.sim.loop import Violation
+from jepsen.sim.plan import Plan
+from jepsen.sim.simulator import run
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc.store import Event
 from kvstore.mvcc.watch import WatchHub
@@ -16,9 +20,6 @@ from kvstore.node.member import Member
 from kvstore.node.reads import ReadDone
 from kvstore.storage.wal import Batch
 from raft.log import Log
-from tests.sim.disk import DiskWriter
-from tests.sim.loop import Violation
-from tests.sim.simulator import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,21 +28,21 @@ def test_promises_hold_under_faults(sim_seed: int) -> None:
     """JEP-01, 02, 04..09, 11 and 13, RFT-09..11, RFT-21, LSE-20, 21 and 24, WCH-22: what the
     checks look at all the time (long leases are checkpointed). Requests refused for certain never
     show, old revisions read as replayed."""
-    outcome = run(sim_seed)
+    outcome = run(Plan(sim_seed))
     assert outcome.counts["put"] > 0
     assert outcome.counts["linearizable read"] > 0
     assert outcome.counts["watch response"] > 0
 
 
 def test_same_seed_gives_the_same_run_and_another_seed_another() -> None:
-    first, again, other = (run(seed, members=3, chaos_s=10.0) for seed in (5, 5, 6))
+    first, again, other = (run(Plan(seed, members=3, chaos_s=10.0)) for seed in (5, 5, 6))
     assert first == again
     assert first.trace_hash != other.trace_hash
 
 
 def test_run_does_not_depend_on_the_order_of_hashes() -> None:
     def digests(hash_seed: str) -> str:
-        command = (sys.executable, "-m", "tests.sim.run", "--hash", "--seeds", "3", "--chaos", "10")
+        command = (sys.executable, "-m", "jepsen", "sim", "--hash", "--seeds", "3", "--chaos", "10")
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         return subprocess.run(
             command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
@@ -56,7 +57,7 @@ def test_faults_and_rare_paths_do_occur() -> None:
     """Else the runs above would prove little."""
     counts: dict[str, int] = {}
     for seed in range(8):
-        for what, count in run(seed, members=3).counts.items():
+        for what, count in run(Plan(seed, members=3)).counts.items():
             counts[what] = counts.get(what, 0) + count
     expected = {
         "crash", "crash_all", "partition", "one_way", "isolate_leader", "transfer", "pause",
@@ -77,7 +78,7 @@ def caught(*texts: str) -> bool:
     """Whether one of the seeds ends in a violation, the first one saying one of `texts`."""
     for seed in range(SEEDS_TO_CATCH):
         try:
-            run(seed, members=3, chaos_s=20.0)
+            run(Plan(seed, members=3, chaos_s=20.0))
         except Violation as violation:
             assert any(text in str(violation) for text in texts), violation
             return True

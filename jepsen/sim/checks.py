@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 
+from jepsen.sim.loop import Loop, Violation
+from jepsen.sim.node import TICK_S, Node, Observer
 from kvstore.errors import EtcdError
 from kvstore.membership import changes
 from kvstore.membership.cluster import Cluster
@@ -21,8 +23,6 @@ from kvstore.node.request import HEADER, HEADER_SIZE, Kind
 from kvstore.pb.kv_pb2 import KeyValue
 from kvstore.storage.wal import Batch
 from raft import CONF_CHANGE, Entry, decode_conf_change
-from tests.sim.loop import Loop, Violation
-from tests.sim.node import TICK_S, Node, Observer
 
 FULL_HASH_EVERY = 16
 """Applied indexes at which members' whole states are compared, if they stop there."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from jepsen.sim.loop import Loop, Process
 from kvstore.storage.wal import Batch, Recovered
 from kvstore.storage.wal_replay import LogState, Replay
 from raft import SnapshotMeta
-from tests.sim.loop import Loop, Process
 
 SEGMENT_BATCHES = 16
 """Batches in a segment: small, so that segments are released often."""

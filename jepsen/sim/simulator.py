@@ -10,6 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jepsen.sim.checks import Checks
+from jepsen.sim.faults import Faults
+from jepsen.sim.loop import Loop, Violation
+from jepsen.sim.membership import Operator
+from jepsen.sim.network import Network
+from jepsen.sim.node import Node, bootstrapped, joining
+from jepsen.sim.plan import Plan
+from jepsen.sim.watchers import Watcher
+from jepsen.sim.workload import Client
 from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
 from kvstore.node.member import Result
@@ -17,18 +26,12 @@ from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 from kvstore.storage.memory_backend import MemoryBackend
 from kvstore.storage.wal_replay import LogState
-from tests.sim.checks import Checks
-from tests.sim.faults import Faults
-from tests.sim.loop import Loop, Violation
-from tests.sim.membership import Operator
-from tests.sim.network import Network
-from tests.sim.node import Node, bootstrapped, joining
-from tests.sim.watchers import Watcher
-from tests.sim.workload import Client
 
 RECOVERY_S = 10.0
 """After healing: the time until every member has had a write acknowledged. Enough for some
 elections (1 to 2 s each) and a request's time-out (2 s)."""
+MAX_CLIENTS = 8
+MAX_WATCHERS = 4
 SETTLE_S = 25.0
 """After that, without new requests: the time until leases (5 s at most, and up to an election and
 retries of 3 s more) have expired and everything is applied everywhere."""
@@ -46,48 +49,38 @@ class Outcome:
     terms: int
     counts: dict[str, int]
     trace_hash: str
+    faults: int
+    """How many were drawn."""
 
 
 class Simulation:
     """One cluster. Make it, then `run` it, once."""
 
-    def __init__(
-        self,
-        seed: int,
-        *,
-        members: int = 0,
-        chaos_s: float = 30.0,
-        changes: bool | None = None,
-    ) -> None:
-        """Args:
-        members: 1 to 5, 0 to draw it.
-        chaos_s: virtual seconds of faults.
-        changes: whether members come and go, None to draw it.
-        """
-        self.seed = seed
-        self.loop = Loop(seed)
-        random = self.loop.random
-        self.chaos_s = chaos_s
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.loop = Loop(plan.seed)
+        random = plan.stream("cluster")
         self.network = Network(self.loop)
-        count = members or random.choice((3, 3, 3, 5, 5, 1))
-        initial = {f"n{i}": (f"http://n{i}",) for i in range(1, count + 1)}
+        drawn = random.choice((3, 3, 3, 4, 5, 5, 7, 1))
+        initial = {f"n{i}": (f"http://n{i}",) for i in range(1, (plan.members or drawn) + 1)}
         self.checks = Checks(self.loop, Cluster.bootstrap(MemoryBackend(), initial, "sim"))
         self.nodes = self.checks.nodes
         self._snapshot_count = random.choice((8, 20, 60))
         for name, urls in initial.items():
             self._make(name, compute_member_id(urls, "sim"), bootstrapped(initial))
-        think_s = random.choice((0.02, 0.05, 0.3))
+        think_s, clients = random.choice((0.02, 0.05, 0.3)), random.randint(2, MAX_CLIENTS)
         self.clients = [
-            Client(i, self.loop, self.nodes, self.checks, think_s)
-            for i in range(random.randint(2, 8))
+            Client(i, plan, self.loop, self.nodes, self.checks, think_s)
+            for i in range(clients if plan.clients < 0 else plan.clients)
         ]
-        self.watchers = [Watcher(i, self.loop, self.nodes, self.checks) for i in range(4)]
-        pause_s = random.choice((0.5, 1.0, 3.0))
-        self.faults = Faults(self.loop, self.network, self.nodes, self.checks, pause_s)
-        if changes is None:
-            changes = random.random() < 0.5
-        self.operator = Operator(self.loop, self.checks, self._join, random.choice((0.5, 2.0)))
-        self.operator.stopped = not changes
+        self.watchers = [
+            Watcher(i, plan, self.loop, self.nodes, self.checks)
+            for i in range(MAX_WATCHERS if plan.watchers < 0 else plan.watchers)
+        ]
+        self.faults = Faults(plan, self.loop, self.network, self.nodes, self.checks)
+        changes = random.random() < 0.5
+        self.operator = Operator(plan, self.loop, self.checks, self._join)
+        self.operator.stopped = not (changes if plan.changes is None else plan.changes)
 
     def _make(self, name: str, member_id: int, state: tuple[MemoryBackend, LogState]) -> Node:
         node = Node(
@@ -117,13 +110,16 @@ class Simulation:
         except Exception as error:
             lines = "\n".join(self.loop.recent)
             raise Violation(
-                f"seed {self.seed} at {self.loop.now:.6f} s: {type(error).__name__}: {error}\n"
-                f"Repeat: python -m pytest tests/sim -k promises --sim-seed={self.seed}\n"
-                f"or, with a trace: python -m tests.sim.run --start {self.seed} --seeds 1 --trace\n"
+                f"seed {self.plan.seed} at {self.loop.now:.6f} s: {type(error).__name__}: {error}\n"
+                f"Repeat: {self.plan.command()} (with a trace: --trace)\n"
                 f"Last events:\n{lines}"
             ) from error
+        return self.outcome()
+
+    def outcome(self) -> Outcome:
+        """What happened so far."""
         return Outcome(
-            self.seed,
+            self.plan.seed,
             len(self.nodes),
             self.loop.events,
             self.loop.now,
@@ -131,6 +127,7 @@ class Simulation:
             max(self.checks.leaders, default=0),
             dict(sorted(self.checks.counts.items())),
             self.loop.trace_hash(),
+            self.faults.struck,
         )
 
     def _run_for(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
@@ -151,7 +148,7 @@ class Simulation:
             watcher.start()
         self.faults.start()
         self.operator.start()
-        self._run_for(self.chaos_s)
+        self._run_for(self.plan.chaos_s)
 
     def _recover(self) -> None:
         """Heal; every member must get a write through in time."""
@@ -210,8 +207,6 @@ class Simulation:
         return ""
 
 
-def run(
-    seed: int, *, members: int = 0, chaos_s: float = 30.0, changes: bool | None = None
-) -> Outcome:
+def run(plan: Plan) -> Outcome:
     """Run one simulation."""
-    return Simulation(seed, members=members, chaos_s=chaos_s, changes=changes).run()
+    return Simulation(plan).run()

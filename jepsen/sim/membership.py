@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jepsen.sim.checks import Checks
+from jepsen.sim.loop import Loop, Violation
+from jepsen.sim.node import Node
+from jepsen.sim.plan import Plan
 from kvstore.errors import MEMBER_NOT_ENOUGH_STARTED, STOPPED, TIMEOUT, EtcdError
 from kvstore.membership import changes
 from kvstore.membership.cluster import MemberInfo
 from kvstore.node.member import Result
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
-from tests.sim.checks import Checks
-from tests.sim.loop import Loop, Violation
-from tests.sim.node import Node
 
 MAX_VOTERS = 6
 MAX_LEARNERS = 2
@@ -28,20 +29,17 @@ LOOK_S = 0.5
 
 
 class Operator:
-    """Draws a change every `mean_pause_s` or so. `make` builds the machine of a new member."""
+    """Draws a change now and then. `make` builds the machine of a new member."""
 
     def __init__(
-        self,
-        loop: Loop,
-        checks: Checks,
-        make: Callable[[str, int], Node],
-        mean_pause_s: float,
+        self, plan: Plan, loop: Loop, checks: Checks, make: Callable[[str, int], Node]
     ) -> None:
         self.stopped = False
         self._loop = loop
         self._checks = checks
         self._make = make
-        self._mean_pause_s = mean_pause_s
+        self._random = plan.stream("operator")
+        self._mean_pause_s = self._random.choice((0.5, 2.0))
         self._names: dict[int, str] = {}
         self._changes = 0
         self._lost: Node | None = None
@@ -53,7 +51,7 @@ class Operator:
         self._look()
 
     def _later(self) -> None:
-        pause = self._loop.random.expovariate(1 / self._mean_pause_s)
+        pause = self._random.expovariate(1 / self._mean_pause_s)
         self._loop.after(pause, "operator", self._act)
 
     def _look(self) -> None:
@@ -68,7 +66,7 @@ class Operator:
         if self.stopped:
             return
         self._later()
-        random, cluster = self._loop.random, self._checks.cluster
+        random, cluster = self._random, self._checks.cluster
         if self._lost is not None:
             if self._lost.id in cluster.members:
                 self._remove(self._lost.id)
@@ -96,9 +94,7 @@ class Operator:
     def _add(self, *, learner: bool) -> None:
         self._changes += 1
         name = f"x{self._changes}"
-        info = MemberInfo(
-            self._loop.random.getrandbits(63) + 1, "", (f"http://{name}",), (), learner
-        )
+        info = MemberInfo(self._random.getrandbits(63) + 1, "", (f"http://{name}",), (), learner)
         self._names[info.id] = name
 
         def answered(body: bytes) -> None:
@@ -132,7 +128,7 @@ class Operator:
         if asked is None:
             return
         self._changes += 1
-        member_id = self._loop.random.choice(sorted(self._checks.cluster.members))
+        member_id = self._random.choice(sorted(self._checks.cluster.members))
         body = changes.encode_update(member_id, (f"http://update{self._changes}",))
         counted = self._checks.count
 
@@ -151,7 +147,7 @@ class Operator:
         nodes = [node for node in self._checks.members() if node.id not in self._names]
         if len(nodes) < len(self._checks.cluster.members):
             return  # somebody is not there yet: the others are needed
-        node = self._loop.random.choice(nodes)
+        node = self._random.choice(nodes)
         self._checks.count("disk lost")
         if node.up:
             node.crash()
@@ -162,7 +158,7 @@ class Operator:
 
     def _asked(self) -> Node | None:
         up = [node for node in self._checks.nodes if node.serves_all]
-        return self._loop.random.choice(up) if up else None
+        return self._random.choice(up) if up else None
 
     def _propose(
         self, kind: Kind, body: bytes, what: str, answered: Callable[[bytes], None]

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from jepsen.sim.checks import Checks
+from jepsen.sim.loop import Loop
+from jepsen.sim.network import Network
+from jepsen.sim.node import Node
+from jepsen.sim.plan import Plan
 from raft import ProposalDropped
-from tests.sim.checks import Checks
-from tests.sim.loop import Loop
-from tests.sim.network import Network
-from tests.sim.node import Node
+
+KINDS = (
+    "crash", "crash_all", "partition", "one_way", "isolate_leader", "transfer", "pause",
+    "slow_disk", "bad_network", "ambush",
+)  # fmt: skip
+"""All kinds of faults but `heal`, which ends what the network suffers."""
 
 
 class Faults:
     """Draws a fault every `mean_pause_s` or so; most end by themselves after a while."""
 
     def __init__(
-        self,
-        loop: Loop,
-        network: Network,
-        nodes: Sequence[Node],
-        checks: Checks,
-        mean_pause_s: float,
+        self, plan: Plan, loop: Loop, network: Network, nodes: Sequence[Node], checks: Checks
     ) -> None:
+        self.struck = 0
+        """How many faults have been drawn."""
+        self._plan = plan
+        self._random = random = plan.stream("faults")
         self._loop = loop
         self._network = network
         self._nodes = nodes
         self._checks = checks
-        self._mean_pause_s = mean_pause_s
+        self._mean_pause_s = random.choice((0.5, 1.0, 3.0))
         self._stopped = False
-        self._kinds = (
-            self._crash, self._crash_all, self._partition, self._one_way, self._isolate_leader,
-            self._transfer, self._pause, self._slow_disk, self._bad_network, self._ambush,
-        )  # fmt: skip
         # Not every run sees every kind: some bugs need many faults of few kinds.
-        self._weights = [loop.random.choice((0, 1, 3)) for _ in self._kinds]
+        self._weights = [random.choice((0, 1, 3)) for _ in KINDS]
 
     def start(self) -> None:
         self._later()
@@ -48,28 +50,31 @@ class Faults:
             _start(node)
 
     def _later(self) -> None:
-        pause = self._loop.random.expovariate(1 / self._mean_pause_s)
+        pause = self._random.expovariate(1 / self._mean_pause_s)
         self._loop.after(pause, "fault", self._strike)
 
     def _strike(self) -> None:
         if self._stopped:
             return
-        kinds, weights = (*self._kinds, self._heal), (*self._weights, 3)
-        fault = self._loop.random.choices(kinds, weights)[0]
-        self._checks.count(fault.__name__.strip("_"))
-        self._loop.trace(f"fault {fault.__name__}")
-        fault()
         self._later()
+        [kind] = self._random.choices((*KINDS, "heal"), (*self._weights, 3))
+        self.struck += 1
+        if kind in self._plan.without or self.struck in self._plan.skip:
+            return
+        self._checks.count(kind)
+        self._loop.trace(f"fault {self.struck} {kind}")
+        strike: Callable[[], None] = getattr(self, f"_{kind}")
+        strike()
 
     def _pick(self) -> Node:
         """A member, the leader more often than others."""
         leaders = [node for node in self._nodes if node.up and node.member.is_leader]
-        if leaders and self._loop.random.random() < 0.3:
+        if leaders and self._random.random() < 0.3:
             return leaders[0]
-        return self._loop.random.choice(self._nodes)
+        return self._random.choice(self._nodes)
 
     def _crash(self) -> None:
-        self._crash_node(self._pick(), self._loop.random.expovariate(1 / 1.5))
+        self._crash_node(self._pick(), self._random.expovariate(1 / 1.5))
 
     def _crash_node(self, node: Node, down_s: float) -> None:
         if not node.up or self._stopped:
@@ -80,12 +85,12 @@ class Faults:
     def _crash_all(self) -> None:
         """A power cut."""
         for node in self._nodes:
-            self._crash_node(node, self._loop.random.uniform(0.1, 1.0))
+            self._crash_node(node, self._random.uniform(0.1, 1.0))
 
     def _ambush(self) -> None:
         """A crash around the time at which a snapshot is installed: with its record on the way to
         the log, or durable while the backend is still the old one."""
-        random, loop = self._loop.random, self._loop
+        random, loop = self._random, self._loop
         for node in self._nodes:
 
             def strike(node: Node = node) -> None:
@@ -103,7 +108,7 @@ class Faults:
 
     def _partition(self) -> None:
         """Two groups that do not hear of each other."""
-        group = {node.id for node in self._nodes if self._loop.random.random() < 0.5}
+        group = {node.id for node in self._nodes if self._random.random() < 0.5}
         for a in self._nodes:
             for b in self._nodes:
                 if (a.id in group) != (b.id in group):
@@ -113,7 +118,7 @@ class Faults:
         """What one member sends to some others is lost, and not the other way."""
         node = self._pick()
         for other in self._nodes:
-            if other is not node and self._loop.random.random() < 0.7:
+            if other is not node and self._random.random() < 0.7:
                 self._network.cut(node.id, other.id)
 
     def _isolate_leader(self) -> None:
@@ -138,7 +143,7 @@ class Faults:
     def _pause(self) -> None:
         node = self._pick()
         if node.up and not node.process.paused_until:
-            seconds = self._loop.random.expovariate(1 / 1.0)
+            seconds = self._random.expovariate(1 / 1.0)
             node.pause(seconds)
             life = node.process.life
 
@@ -150,11 +155,11 @@ class Faults:
 
     def _slow_disk(self) -> None:
         node = self._pick()
-        node.disk.write_s = self._loop.random.choice((0.002, 0.05, 0.5))
-        node.commit_s = self._loop.random.choice((0.002, 0.05, 0.5))
+        node.disk.write_s = self._random.choice((0.002, 0.05, 0.5))
+        node.commit_s = self._random.choice((0.002, 0.05, 0.5))
 
     def _bad_network(self) -> None:
-        random, network = self._loop.random, self._network
+        random, network = self._random, self._network
         network.drop = random.choice((0.0, 0.02, 0.2))
         network.double = random.choice((0.0, 0.1))
         network.late = random.choice((0.0, 0.05, 0.3))

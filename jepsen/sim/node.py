@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from jepsen.sim.disk import Disk, DiskWriter
+from jepsen.sim.loop import Loop, Process, Violation
+from jepsen.sim.network import Network
 from kvstore.apply.applier import Applier
 from kvstore.errors import EtcdError
 from kvstore.lease.lessor import Lessor
@@ -28,9 +31,6 @@ from kvstore.storage.wal import Batch, Recovered
 from kvstore.storage.wal_replay import LogState
 from kvstore.version import CLUSTER_VERSION
 from raft import Config, Message, Raft, SnapshotMeta
-from tests.sim.disk import Disk, DiskWriter
-from tests.sim.loop import Loop, Process, Violation
-from tests.sim.network import Network
 
 TICK_S = 0.1
 ELECTION_TICKS = 10

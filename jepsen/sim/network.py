@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from jepsen.sim.loop import Loop
 from kvstore.peer.codec import FrameReader, decode_message, encode_message
 from kvstore.storage.memory_backend import MemoryBackend
 from raft import Message, MessageKind
-from tests.sim.loop import Loop
 
 
 class Endpoint(Protocol):

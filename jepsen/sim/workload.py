@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from jepsen.sim.checks import Checks
+from jepsen.sim.loop import Loop, Violation
+from jepsen.sim.node import MIN_TTL_S, Node
+from jepsen.sim.plan import Plan
 from kvstore.apply.kv import (
     check_delete_range,
     check_put,
@@ -21,9 +25,6 @@ from kvstore.node.member import Result
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 from kvstore.pb.kv_pb2 import KeyValue
-from tests.sim.checks import Checks
-from tests.sim.loop import Loop, Violation
-from tests.sim.node import MIN_TTL_S, Node
 
 KEYS = tuple(b"key/%d" % number for number in range(6))
 FIRST_KEY, LAST_KEY = b"key/", b"key0"
@@ -36,11 +37,18 @@ class Client:
     """One client. `think_s` is the mean pause between an answer and the next request."""
 
     def __init__(
-        self, number: int, loop: Loop, nodes: Sequence[Node], checks: Checks, think_s: float
+        self,
+        number: int,
+        plan: Plan,
+        loop: Loop,
+        nodes: Sequence[Node],
+        checks: Checks,
+        think_s: float,
     ) -> None:
         self.name = f"c{number}"
         self.stopped = False
         self._number = number
+        self._random = plan.stream(self.name)
         self._loop = loop
         self._nodes = nodes
         self._checks = checks
@@ -55,11 +63,11 @@ class Client:
         self._rest()
 
     def _rest(self) -> None:
-        pause = self._loop.random.expovariate(1 / self._think_s)
+        pause = self._random.expovariate(1 / self._think_s)
         self._loop.after(pause, f"{self.name} asks", self._ask)
 
     def _ask(self) -> None:
-        random = self._loop.random
+        random = self._random
         up = [node for node in self._nodes if node.serves and node.process.paused_until == 0.0]
         if self.stopped:
             return
@@ -126,7 +134,7 @@ class Client:
         return b"%s/%d" % (self.name.encode(), self._asked)
 
     def _put(self, node: Node, asked: int) -> None:
-        random, checks = self._loop.random, self._checks
+        random, checks = self._random, self._checks
         value, floor = self._value(), checks.floor
         request = rpc_pb2.PutRequest(
             key=random.choice(KEYS), value=value, prev_kv=random.random() < 0.5
@@ -163,8 +171,8 @@ class Client:
 
     def _delete(self, node: Node, asked: int) -> None:
         checks, floor = self._checks, self._checks.floor
-        request = rpc_pb2.DeleteRangeRequest(key=self._loop.random.choice(KEYS), prev_kv=True)
-        if self._loop.random.random() < 0.1:
+        request = rpc_pb2.DeleteRangeRequest(key=self._random.choice(KEYS), prev_kv=True)
+        if self._random.random() < 0.1:
             request.key, request.range_end = FIRST_KEY, LAST_KEY
         check_delete_range(request)
 
@@ -189,7 +197,7 @@ class Client:
     def _compare_and_swap(self, node: Node, asked: int) -> None:
         """Put if the key is as it was last seen here; else read it."""
         checks, floor = self._checks, self._checks.floor
-        key, value = self._loop.random.choice(KEYS), self._value()
+        key, value = self._random.choice(KEYS), self._value()
         expected = self._versions.get(key, 0)
         put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=value))
         get = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))
@@ -229,7 +237,7 @@ class Client:
         self._propose(node, asked, Kind.TXN, request.SerializeToString(), answer, refused)
 
     def _lease(self, node: Node, asked: int) -> None:
-        random, checks = self._loop.random, self._checks
+        random, checks = self._random, self._checks
         lease_id, floor = random.getrandbits(62) + 1, self._checks.floor
         request = rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=random.randint(1, MAX_TTL_S))
         checks.lease_ends[lease_id] = self._loop.now + max(request.TTL, MIN_TTL_S)
@@ -272,7 +280,7 @@ class Client:
         if not self._leases:
             self._end(asked, "no lease")
             return
-        lease_id = self._loop.random.choice(self._leases)
+        lease_id = self._random.choice(self._leases)
         if node.lessor.is_checkpointed(lease_id):
             checks.count("renewal of a checkpointed lease")
 
@@ -292,8 +300,8 @@ class Client:
 
     def _compact(self, node: Node, asked: int) -> None:
         checks, floor = self._checks, self._checks.floor
-        revision = max(floor - self._loop.random.randrange(30), 1)
-        physical = self._loop.random.random() < 0.5
+        revision = max(floor - self._random.randrange(30), 1)
+        physical = self._random.random() < 0.5
         request = rpc_pb2.CompactionRequest(revision=revision, physical=physical)
 
         def answer(result: bytes) -> str:
@@ -320,14 +328,14 @@ class Client:
         self._propose(node, asked, Kind.COMPACT, request.SerializeToString(), answer, refused)
 
     def _get(self, node: Node, asked: int) -> None:
-        self._read(node, asked, rpc_pb2.RangeRequest(key=self._loop.random.choice(KEYS)))
+        self._read(node, asked, rpc_pb2.RangeRequest(key=self._random.choice(KEYS)))
 
     def _range(self, node: Node, asked: int) -> None:
         self._read(node, asked, rpc_pb2.RangeRequest(key=FIRST_KEY, range_end=LAST_KEY))
 
     def _local_get(self, node: Node, asked: int) -> None:
         """A serializable read, sometimes of an old revision."""
-        random = self._loop.random
+        random = self._random
         request = rpc_pb2.RangeRequest(key=random.choice(KEYS), serializable=True)
         if random.random() < 0.5:
             request.revision = max(node.store.revision - random.randrange(20), 1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jepsen.sim.checks import Checks
+from jepsen.sim.loop import Loop, Violation
+from jepsen.sim.node import Node
+from jepsen.sim.plan import Plan
+from jepsen.sim.workload import FIRST_KEY, KEYS
 from kvstore.mvcc.watch_stream import WatchStream
 from kvstore.pb import rpc_pb2
 from kvstore.pb.kv_pb2 import Event as WatchEvent
-from tests.sim.checks import Checks
-from tests.sim.loop import Loop, Violation
-from tests.sim.node import Node
-from tests.sim.workload import FIRST_KEY, KEYS
 
 
 class Watcher:
@@ -20,7 +21,9 @@ class Watcher:
     compaction overtook may be missing, and then the watch is told so.
     """
 
-    def __init__(self, number: int, loop: Loop, nodes: Sequence[Node], checks: Checks) -> None:
+    def __init__(
+        self, number: int, plan: Plan, loop: Loop, nodes: Sequence[Node], checks: Checks
+    ) -> None:
         self.name = f"w{number}"
         self.next_revision = 1
         self._loop = loop
@@ -29,7 +32,7 @@ class Watcher:
         self._stream: WatchStream | None = None
         self._node = nodes[0]
         self._life = 0
-        random = loop.random
+        self._random = random = plan.stream(self.name)
         if number % 2:
             self._start, self._end = FIRST_KEY, b"\0"
         else:
@@ -42,13 +45,14 @@ class Watcher:
         self._later()
 
     def _later(self) -> None:
-        pause = self._loop.random.expovariate(1 / self._mean_pause)
+        pause = self._random.expovariate(1 / self._mean_pause)
         self._loop.after(pause, f"{self.name} looks", self._look)
 
     def _look(self) -> None:
         node = self._node
-        lost = self._life != node.process.life or not node.serves
-        if self._stream is not None and (lost or self._loop.random.random() < 0.005):
+        # A watch asks for a member with a leader: one that was removed unheard never has one again.
+        lost = self._life != node.process.life or not node.serves or not node.member.raft.leader
+        if self._stream is not None and (lost or self._random.random() < 0.005):
             if not lost:
                 self._stream.close()
             self._stream = None
@@ -60,10 +64,10 @@ class Watcher:
         self._later()
 
     def _open(self) -> None:
-        up = [node for node in self._nodes if node.serves_all]
+        up = [n for n in self._nodes if n.serves_all and n.member.raft.leader]
         if not up:
             return
-        node = self._node = self._loop.random.choice(up)
+        node = self._node = self._random.choice(up)
         self._life = node.process.life
         self._stream = node.hub.stream(lambda: None)
         request = rpc_pb2.WatchCreateRequest(

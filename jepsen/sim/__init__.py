@@ -1,0 +1,1 @@
+"""Deterministic simulation: whole clusters on virtual time, everything from one seed."""

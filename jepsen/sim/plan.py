@@ -1,0 +1,58 @@
+"""What a run consists of, as far as it is not drawn: the seed, and what is set by hand.
+
+Each part of a run draws from a stream of chance of its own, so that taking something out of a plan
+(a client, a kind of fault, one fault) leaves what the other parts draw as it was. That is what
+makes a failing run shrink well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+CHAOS_S = 30.0
+"""Virtual seconds of faults in an ordinary run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. `command` says how to repeat it."""
+
+    seed: int
+    members: int = 0
+    """1 to 7; 0: drawn."""
+    clients: int = -1
+    """0 to 8; -1: drawn."""
+    watchers: int = -1
+    """0 to 4; -1: 4."""
+    chaos_s: float = CHAOS_S
+    """Virtual seconds of faults."""
+    changes: bool | None = None
+    """Whether members come and go; None: drawn."""
+    without: frozenset[str] = frozenset()
+    """Kinds of faults that are left out."""
+    skip: frozenset[int] = frozenset()
+    """Faults that are left out, by their number in the run, from 1 on."""
+
+    def stream(self, part: str) -> Random:
+        """The chance of one part of the run. A text seeds it: the same with every hash seed."""
+        return Random(f"{self.seed}/{part}")
+
+    def command(self) -> str:
+        """The command that repeats this run."""
+        words = [f"python -m jepsen sim --seeds 1 --start {self.seed}"]
+        if self.members:
+            words.append(f"--members {self.members}")
+        if self.clients >= 0:
+            words.append(f"--clients {self.clients}")
+        if self.watchers >= 0:
+            words.append(f"--watchers {self.watchers}")
+        if self.chaos_s != CHAOS_S:
+            words.append(f"--chaos {self.chaos_s:g}")
+        if self.changes is not None:
+            words.append("--changes" if self.changes else "--no-changes")
+        if self.without:
+            words.append(f"--without {','.join(sorted(self.without))}")
+        if self.skip:
+            words.append(f"--skip {','.join(map(str, sorted(self.skip)))}")
+        return " ".join(words)
