@@ -30,6 +30,19 @@ def own_version() -> str:
         return "unknown"
 
 
+def versions(cluster_version: str) -> dict[str, str]:
+    """Return what ``/version`` tells (HTP-06), in etcd's order.
+
+    Args:
+        cluster_version: "" while the leader has not set it.
+    """
+    return {
+        "etcdserver": VERSION,
+        "etcdcluster": cluster_version or "not_decided",
+        "storage": STORAGE_VERSION,
+    }
+
+
 def version_lines() -> str:
     """Return what ``--version`` prints; as in etcd, the first line is ``etcd Version: x.y.z``."""
     machine = platform.machine()

@@ -12,8 +12,8 @@ from kvstore.cli.deprecated_flags import DEPRECATED_BY_CONFIG_KEY
 from kvstore.cli.flag_table import BY_CONFIG_KEY, REMOVED_BY_NAME, Flag, Kind
 from kvstore.cli.go_syntax import MAX_INT64, MAX_UINT32, MAX_UINT64
 from kvstore.cli.values import Notice, Settings, Value, parse_value
+from kvstore.membership.urls import UrlError
 from kvstore.server.config import ConfigError
-from kvstore.server.urls import UrlError
 
 
 def read_config_file(path: str) -> Settings:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
+from kvstore.membership.urls import UrlError, parse_urls
 from kvstore.server.config import DEFAULT_NAME, Config, ConfigError, parse_initial_cluster
 from kvstore.server.datadir import DataDirError
 from kvstore.server.restore import Restore, restore_member
-from kvstore.server.urls import UrlError, parse_urls
 from kvstore.snapshot.errors import SnapshotError
 from kvstore.snapshot.file import open_snapshot
 from kvstore.snapshot.schema import MAX_REVISION

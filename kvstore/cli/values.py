@@ -20,7 +20,7 @@ from kvstore.cli.go_syntax import (
     parse_int,
     parse_uint,
 )
-from kvstore.server.urls import parse_urls
+from kvstore.membership.urls import parse_urls
 
 Value = str | bool | int | tuple[str, ...]
 """A parsed value; durations are integer nanoseconds."""

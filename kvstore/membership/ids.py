@@ -22,3 +22,12 @@ def compute_member_id(peer_urls: Iterable[str], cluster_token: str) -> int:
 def compute_cluster_id(member_ids: Iterable[int]) -> int:
     """Return the id of a cluster bootstrapped with these members: SHA-1 over the sorted ids."""
     return _first8(b"".join(i.to_bytes(8, "big") for i in sorted(member_ids)))
+
+
+def fresh_member_id(peer_urls: Iterable[str], salt: int) -> int:
+    """Return an id for a member that is added: SHA-1 over its peer URLs and 64 random bits.
+
+    etcd takes the time in seconds for the latter; a member that is removed and added again within
+    one gets the id that was just barred there.
+    """
+    return _first8("".join(sorted(peer_urls)).encode() + salt.to_bytes(8, "big"))

@@ -3,12 +3,6 @@
 A frame is ``length u32 | type u8 | body`` (big-endian; length counts type and body). Raft messages
 have a fixed head; the entries of an APPEND or PROPOSE follow as one block (``storage.codec``), the
 very bytes that also go to the log, so a leader encodes a batch once for its log and all followers.
-
-Handshake, sent by the dialing side once (33 bytes)::
-
-    magic 7 bytes | protocol version u8 | purpose u8 | cluster id u64 | from u64 | to u64
-
-Answer: ``status u8 | length u16 | text``; status 0 accepts, anything else says why not in the text.
 """
 
 from __future__ import annotations
@@ -17,19 +11,14 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import NamedTuple
 
 from kvstore.storage.codec import decode_entries, encode_entries
 from kvstore.storage.errors import CodecError
 from raft import ConfState, Entry, Message, MessageKind, SnapshotMeta
 
-MAGIC = b"KVPEER\n"
-PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """Largest frame accepted; a batch holds at most max_message_bytes or one entry above it."""
 
-_HANDSHAKE = struct.Struct(">7sBBQQQ")
-HANDSHAKE_SIZE = _HANDSHAKE.size
 FRAME_HEAD = struct.Struct(">IB")
 _MESSAGE = struct.Struct(">BBQQQQQQQQ")
 _CALL = struct.Struct(">QB")
@@ -43,36 +32,10 @@ PING = 0
 EncodeBlock = Callable[[int, Sequence[Entry]], bytes]
 
 
-class Purpose(IntEnum):
-    """What a connection is for."""
-
-    STREAM = 1
-    SNAPSHOT = 2
-
-
 class FrameType(IntEnum):
     MESSAGE = 1
     CALL = 2
     REPLY = 3
-
-
-class Handshake(NamedTuple):
-    version: int
-    purpose: int
-    cluster_id: int
-    from_id: int
-    to_id: int
-
-    def encode(self) -> bytes:
-        return _HANDSHAKE.pack(
-            MAGIC, self.version, self.purpose, self.cluster_id, self.from_id, self.to_id
-        )
-
-
-def decode_handshake(data: bytes) -> Handshake | None:
-    """Parse HANDSHAKE_SIZE bytes; None when they are not of this protocol."""
-    magic, *fields = _HANDSHAKE.unpack(data)
-    return Handshake(*fields) if magic == MAGIC else None
 
 
 def encode_message(message: Message, encode_block: EncodeBlock = encode_entries) -> bytes:

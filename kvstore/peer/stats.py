@@ -53,28 +53,25 @@ class Stats:
     """Messages dropped because there was no connection or too much waited on it, and snapshots."""
     receive_failures: _Count = field(default_factory=Counter)
     """Streams ended because of what came on them."""
-    connected: set[int] = field(default_factory=set)
-    _order: dict[int, None] = field(default_factory=dict)
-    """The connected ones in the order in which they were connected."""
+    connected: dict[int, float] = field(default_factory=dict)
+    """Since when, in the loop's time, and in the order of that."""
     disconnects: _Count = field(default_factory=Counter)
     round_trips: dict[int, Histogram] = field(default_factory=dict)
     snapshots_sent: SnapshotStats = field(default_factory=SnapshotStats)
     snapshots_received: SnapshotStats = field(default_factory=SnapshotStats)
 
-    def connect(self, peer: int) -> None:
-        self.connected.add(peer)
-        self._order[peer] = None
+    def connect(self, peer: int, now: float) -> None:
+        self.connected[peer] = now
 
     def disconnect(self, peer: int) -> None:
         """Count the loss of a connection, if there was one."""
         if peer in self.connected:
-            self.connected.discard(peer)
-            del self._order[peer]
+            del self.connected[peer]
             self.disconnects[peer] += 1
 
     def longest_connected(self, peers: Container[int]) -> int | None:
         """Return the one of `peers` that is connected for the longest time, None without one."""
-        return next((peer for peer in self._order if peer in peers), None)
+        return next((peer for peer in self.connected if peer in peers), None)
 
     def round_trip(self, peer: int, seconds: float) -> None:
         """Count one measured round trip."""

@@ -9,44 +9,50 @@ delay no heartbeat.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
+from typing import Protocol
 
 from kvstore.errors import Code, EtcdError
+from kvstore.membership.urls import is_unix, split_host_port
 from kvstore.peer import codec
+from kvstore.peer.handshake import PROTOCOL_VERSION, Handshake, Purpose, Standing, Status
+from kvstore.peer.http import Pages
 from kvstore.peer.probe import measure_round_trips
+from kvstore.peer.snapshots import CHUNK_BYTES, SnapshotReader, receive_file, send_file
 from kvstore.peer.stats import Stats
+from kvstore.peer.streams import Incoming, Outgoing, Removed
 from kvstore.sockets import (
     SocketOptions,
     close_unix,
     listen_tcp,
     listen_unix,
     peer_sockets,
-    tune,
     unix_path,
 )
 from kvstore.storage.codec import encode_entries
-from kvstore.storage.errors import CodecError, StorageError
-from raft import Entry, Message, MessageKind
+from kvstore.storage.errors import StorageError
+from raft import Entry, Message
+
+__all__ = ["PeerHandler", "PeerTransport", "SnapshotReader"]
 
 log = logging.getLogger("peer")
 
 RECONNECT_DELAY_S = 0.1
 """Pause between two attempts to reach a member."""
+REMOVED_DELAY_S = 1.0
+"""The same after the other has said that this member was removed."""
 DIAL_TIMEOUT_S = 2.0
 """Longest wait for a connection and its handshake."""
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 """What may wait on one connection before messages to that member are dropped."""
-SNAPSHOT_CHUNK_BYTES = 256 * 1024
-SNAPSHOT_CONFIRM_S = 120.0
-"""Longest wait for the receiver to check a snapshot that was sent completely."""
+MAX_STRANGERS = 16
+"""Members not known here yet that may be connected at a time."""
+MAX_NEWS = 1000
+"""Refusals that are remembered, so that the log names each once and not with every attempt."""
 
 
 class PeerHandler(Protocol):
@@ -57,192 +63,19 @@ class PeerHandler(Protocol):
     def snapshot_sent(self, peer: int, ok: bool) -> None: ...
     def handle_call(self, method: int, payload: bytes) -> Awaitable[bytes]: ...
     async def receive_snapshot(self, message: Message, chunks: SnapshotReader) -> None: ...
-    def knows(self, peer: int) -> bool: ...
-
-
-class SnapshotReader:
-    """The body of an incoming snapshot: ``size`` bytes, then their SHA-256."""
-
-    def __init__(self, reader: asyncio.StreamReader, size: int) -> None:
-        self._reader = reader
-        self.size = size
-        self._left = size
-
-    async def read(self) -> bytes:
-        """Return the next chunk, b"" after the last. Raises IncompleteReadError."""
-        if not self._left:
-            return b""
-        chunk = await self._reader.read(min(SNAPSHOT_CHUNK_BYTES, self._left))
-        if not chunk:
-            raise asyncio.IncompleteReadError(b"", self._left)
-        self._left -= len(chunk)
-        return chunk
-
-    async def digest(self) -> bytes:
-        return await self._reader.readexactly(32)
-
-
-def _tune(transport: asyncio.Transport, options: SocketOptions) -> None:
-    """Let the kernel end a connection whose other end has vanished without a word."""
-    tune(transport.get_extra_info("socket"), options)
-
-
-class _Incoming(asyncio.Protocol):
-    """The stream another member dialed: handshake, then frames."""
-
-    def __init__(self, transport: PeerTransport) -> None:
-        self._owner = transport
-        self._reader = codec.FrameReader()
-        self._head = b""
-        self._peer = 0
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._owner.incoming.add(self._transport)
-        _tune(self._transport, self._owner.options)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is not None:
-            self._owner.incoming.discard(self._transport)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._peer:
-            self._head += data
-            if len(self._head) < codec.HANDSHAKE_SIZE:
-                if not codec.MAGIC.startswith(self._head[: len(codec.MAGIC)]):
-                    self._refuse("this is a peer port, and that is not its protocol")
-                return
-            data = self._accept()
-            if not self._peer:
-                return
-        try:
-            frames = self._reader.feed(data)
-            self._owner.stats.received[self._peer] += len(data)
-            for frame_type, body in frames:
-                self._dispatch(frame_type, body)
-        except CodecError as error:
-            self._owner.stats.receive_failures[self._peer] += 1
-            log.warning("closing peer stream: %s", error, extra={"peer": f"{self._peer:x}"})
-            assert self._transport is not None
-            self._transport.abort()
-
-    def _accept(self) -> bytes:
-        """Check the handshake; return what came after it."""
-        assert self._transport is not None
-        raw, rest = self._head[: codec.HANDSHAKE_SIZE], self._head[codec.HANDSHAKE_SIZE :]
-        shake = codec.decode_handshake(raw)
-        problem = self._owner.check_handshake(shake)
-        if problem or shake is None:
-            self._refuse(problem or "")
-            return b""
-        self._transport.write(b"\x00\x00\x00")
-        if shake.purpose == codec.Purpose.SNAPSHOT:
-            self._owner.take_over_for_snapshot(self._transport, shake.from_id, rest)
-            return b""
-        self._peer = shake.from_id
-        return rest
-
-    def _refuse(self, problem: str) -> None:
-        assert self._transport is not None
-        address = self._transport.get_extra_info("peername")
-        log.warning("refused a peer connection: %s", problem, extra={"remote": str(address)})
-        text = problem.encode()[:1000]
-        self._transport.write(b"\x01" + len(text).to_bytes(2, "big") + text)
-        self._transport.close()
-
-    def _dispatch(self, frame_type: int, body: memoryview) -> None:
-        if frame_type == codec.FrameType.MESSAGE:
-            message = codec.decode_message(body)
-            if message.from_ != self._peer:
-                raise CodecError(f"message from {message.from_:x} on the stream of another member")
-            if message.kind == MessageKind.SNAPSHOT:
-                raise CodecError("a snapshot needs a connection of its own")
-            self._owner.handler.receive(message)
-        elif frame_type == codec.FrameType.CALL:
-            call_id, method, payload = codec.decode_call(body)
-            if method == codec.PING:
-                assert self._transport is not None
-                self._transport.write(codec.encode_reply(call_id, 0, b""))
-                return
-            task = asyncio.ensure_future(self._answer(call_id, method, payload))
-            self._owner.keep(task)
-        else:
-            raise CodecError(f"unknown frame type {frame_type}")
-
-    async def _answer(self, call_id: int, method: int, payload: bytes) -> None:
-        try:
-            frame = codec.encode_reply(
-                call_id, 0, await self._owner.handler.handle_call(method, payload)
-            )
-        except EtcdError as error:
-            frame = codec.encode_reply(call_id, error.code, error.message.encode())
-        except Exception as error:
-            log.exception("a peer call failed", extra={"method": method})
-            text = f"peer call failed: {type(error).__name__}"
-            frame = codec.encode_reply(call_id, Code.INTERNAL, text.encode())
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame)
-
-
-class _Outgoing(asyncio.Protocol):
-    """The stream this member dialed: frames go out, replies to calls come back."""
-
-    def __init__(self, owner: PeerTransport, peer: int) -> None:
-        self._owner = owner
-        self._peer = peer
-        self._head: bytes | None = b""
-        self._reader = codec.FrameReader()
-        self._transport: asyncio.Transport | None = None
-        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += data
-            if len(self._head) < 3:
-                return
-            end = 3 + int.from_bytes(self._head[1:3], "big")
-            if len(self._head) < end:
-                return
-            status, text, data = self._head[0], self._head[3:end], self._head[end:]
-            self._head = None
-            if not self.accepted.done():
-                if status:
-                    self.accepted.set_exception(
-                        ConnectionRefusedError(text.decode(errors="replace"))
-                    )
-                else:
-                    self.accepted.set_result(None)
-        try:
-            for frame_type, body in self._reader.feed(data):
-                if frame_type == codec.FrameType.REPLY:
-                    self._owner.take_reply(*codec.decode_reply(body))
-        except CodecError as error:
-            log.warning("bad reply from peer: %s", error, extra={"peer": f"{self._peer:x}"})
-            if self._transport is not None:
-                self._transport.abort()  # the framing is lost
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        _tune(self._transport, self._owner.options)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.accepted.done():
-            self.accepted.set_exception(exc or ConnectionResetError("closed in the handshake"))
-            self.accepted.exception()
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-
-def _is_unix(url: str) -> bool:
-    return url.startswith("unix://")
+    def standing(self, peer: int) -> Standing: ...
+    def told_removed(self, by: int) -> None: ...
+    def pages(self) -> Pages: ...
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Return host and port of a peer URL; the configuration has checked that it has both."""
-    parts = urlsplit(url)
-    return parts.hostname or "", parts.port or 0
+    """Return host and port of a peer URL. Raises OSError for one that leads nowhere."""
+    if not url.startswith("http://"):
+        raise OSError(f"{url}: peers are not reached in this way yet")
+    try:
+        return split_host_port(url)
+    except ValueError as error:
+        raise OSError(f"{url}: {error}") from None
 
 
 class PeerTransport:
@@ -254,14 +87,27 @@ class PeerTransport:
         cluster_id: int,
         member_id: int,
         options: SocketOptions | None = None,
+        own_urls: tuple[str, ...] = (),
     ) -> None:
-        """Connect to nobody yet. Args: options: of all connections, default `peer_sockets()`."""
+        """Connect to nobody yet.
+
+        Args:
+            options: of all connections, default `peer_sockets()`.
+            own_urls: where this member says it is reached, besides what the member list says.
+        """
         self.handler = handler
         self.options = options or peer_sockets()
         self.stats = Stats()
-        self.incoming: set[asyncio.Transport] = set()
+        self.incoming: dict[asyncio.Transport, int] = {}
+        """Connections from elsewhere, and whose they are; 0 before the handshake."""
         self._cluster_id = cluster_id
         self._member_id = member_id
+        self._advertised = own_urls
+        self._own_urls = own_urls
+        self._announced: dict[int, tuple[str, ...]] = {}
+        """What members said of themselves: they may have moved while this one was away."""
+        self._strangers: dict[int, tuple[str, ...]] = {}
+        self._news: set[tuple[int, str]] = set()
         self._urls: dict[int, tuple[str, ...]] = {}
         self._dialers: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, asyncio.Transport] = {}
@@ -277,23 +123,38 @@ class PeerTransport:
         """Open the peer listeners. Raises OSError naming the address that is taken."""
         loop = asyncio.get_running_loop()
         for url in urls:
-            if _is_unix(url):
+            if is_unix(url):
                 bound = listen_unix(unix_path(url))
-                server = await loop.create_unix_server(lambda: _Incoming(self), sock=bound)
+                server = await loop.create_unix_server(lambda: Incoming(self), sock=bound)
             else:
                 bound = listen_tcp(*_address(url), self.options)
-                server = await loop.create_server(lambda: _Incoming(self), sock=bound)
+                server = await loop.create_server(lambda: Incoming(self), sock=bound)
             self._listening.append(bound)
             self._servers.append(server)
 
     def set_peers(self, peers: Mapping[int, tuple[str, ...]]) -> None:
-        """Follow a change of the member list: dial new members, drop removed ones."""
+        """Follow a change of the member list: dial new members, drop removed ones.
+
+        What is on its way to a removed one still goes out: it may be the news of its removal. It
+        comes back, and is refused.
+        """
         wanted = {i: urls for i, urls in peers.items() if i != self._member_id}
+        listed = peers.get(self._member_id, ())
+        self._own_urls = tuple(dict.fromkeys((*listed, *self._advertised)))
+        for peer in [p for p in self._strangers if self.handler.standing(p) != Standing.STRANGER]:
+            del self._strangers[peer]
+        self._follow({**self._strangers, **wanted})
+        for transport, peer in list(self.incoming.items()):
+            if self.handler.standing(peer) in (Standing.BARRED, Standing.REMOVED):
+                transport.close()
+
+    def _follow(self, wanted: dict[int, tuple[str, ...]]) -> None:
         for peer in list(self._dialers):
             if wanted.get(peer) != self._urls.get(peer):
                 self._dialers.pop(peer).cancel()
-                self._drop_stream(peer)
+                self._drop_stream(peer, flush=peer not in wanted)
         self._urls = wanted
+        self._announced = {i: urls for i, urls in self._announced.items() if i in wanted}
         for peer in wanted:
             if peer not in self._dialers:
                 self._dialers[peer] = asyncio.ensure_future(self._keep_dialed(peer))
@@ -366,29 +227,72 @@ class PeerTransport:
 
     # Connections.
 
-    def check_handshake(self, shake: codec.Handshake | None) -> str:
-        """Return why a dialing member is refused, or "" to accept it."""
-        if shake is None:
-            return "this is a peer port, and that is not its protocol"
-        if shake.version != codec.PROTOCOL_VERSION:
-            return f"peer protocol version {shake.version}, this member speaks 1"
-        if shake.cluster_id != self._cluster_id:
-            return (
+    def check_handshake(self, shake: Handshake) -> tuple[Status, str]:
+        """Return whether a dialing member is accepted, and if not, why."""
+        peer = shake.from_id
+        if shake.version != PROTOCOL_VERSION:
+            problem = (
+                f"peer protocol version {shake.version}, this member speaks {PROTOCOL_VERSION}"
+            )
+        elif shake.cluster_id != self._cluster_id:
+            problem = (
                 f"cluster ID mismatch: the remote member is of cluster {shake.cluster_id:x},"
                 f" this one of {self._cluster_id:x}"
             )
-        if shake.to_id != self._member_id:
-            return f"member {shake.to_id:x} was expected here, this is {self._member_id:x}"
-        if not self.handler.knows(shake.from_id):
-            return f"member {shake.from_id:x} is not in the cluster"
-        return ""
+        elif shake.to_id != self._member_id:
+            problem = f"member {shake.to_id:x} was expected here, this is {self._member_id:x}"
+        elif peer == self._member_id:
+            problem = f"member {peer:x} is this one"
+        else:
+            return self._admit(peer, shake.urls)
+        return Status.REFUSED, problem
 
-    async def _dial(self, peer: int, purpose: codec.Purpose) -> tuple[_Outgoing, asyncio.Transport]:
-        shake = codec.Handshake(
-            codec.PROTOCOL_VERSION, purpose, self._cluster_id, self._member_id, peer
+    def _admit(self, peer: int, urls: tuple[str, ...]) -> tuple[Status, str]:
+        standing = self.handler.standing(peer)
+        if standing is Standing.REMOVED:
+            return Status.REMOVED, f"member {peer:x} was removed from the cluster"
+        if standing is Standing.BARRED:
+            return Status.REFUSED, f"member {peer:x} is not in the cluster any more"
+        if standing is Standing.STRANGER and peer not in self._strangers:
+            if not urls:
+                return Status.REFUSED, f"member {peer:x} is not in the cluster"
+            if len(self._strangers) >= MAX_STRANGERS:
+                return Status.REFUSED, "too many members that are not in the cluster"
+        return Status.ACCEPTED, ""
+
+    def accepted(self, transport: asyncio.Transport, shake: Handshake) -> None:
+        """A handshake was accepted. A stranger is dialed for as long as it is connected."""
+        peer = shake.from_id
+        self.incoming[transport] = peer
+        if self.handler.standing(peer) is Standing.STRANGER and peer not in self._strangers:
+            log.info("accepted a member not known here yet", extra={"peer": f"{peer:x}"})
+            self._strangers[peer] = shake.urls
+            self._follow({**self._urls, peer: shake.urls})
+        self._announced[peer] = shake.urls
+
+    def incoming_lost(self, transport: asyncio.Transport) -> None:
+        """A connection from elsewhere has ended."""
+        peer = self.incoming.pop(transport, 0)
+        if peer in self._strangers and peer not in self.incoming.values():
+            del self._strangers[peer]
+            self._follow({i: urls for i, urls in self._urls.items() if i != peer})
+
+    def is_news(self, peer: int, problem: str) -> bool:
+        """Whether a refusal has not been logged yet."""
+        if (peer, problem) in self._news:
+            return False
+        if len(self._news) >= MAX_NEWS:
+            self._news.clear()
+        self._news.add((peer, problem))
+        return True
+
+    async def _dial(self, peer: int, purpose: Purpose) -> tuple[Outgoing, asyncio.Transport]:
+        shake = Handshake(
+            PROTOCOL_VERSION, purpose, self._cluster_id, self._member_id, peer, self._own_urls
         )
         error: Exception = ConnectionError("no peer URL")
-        for url in self._urls.get(peer, ()):
+        listed, announced = self._urls.get(peer, ()), self._announced.get(peer, ())
+        for url in dict.fromkeys((*listed, *announced)):
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
                     transport, protocol = await self._connect(peer, url)
@@ -399,52 +303,74 @@ class PeerTransport:
                         transport.abort()
                         raise
                 return protocol, transport
+            except Removed:
+                raise
             except (OSError, TimeoutError) as failure:
                 error = failure
         raise error
 
-    async def _connect(self, peer: int, url: str) -> tuple[asyncio.Transport, _Outgoing]:
+    async def _connect(self, peer: int, url: str) -> tuple[asyncio.Transport, Outgoing]:
         loop = asyncio.get_running_loop()
-        if _is_unix(url):
-            return await loop.create_unix_connection(lambda: _Outgoing(self, peer), unix_path(url))
-        return await loop.create_connection(lambda: _Outgoing(self, peer), *_address(url))
+        if url.startswith("unix://"):
+            return await loop.create_unix_connection(lambda: Outgoing(self, peer), unix_path(url))
+        return await loop.create_connection(lambda: Outgoing(self, peer), *_address(url))
 
     async def _keep_dialed(self, peer: int) -> None:
         """Keep one stream to a member open for as long as it is a member."""
         said = ""
         while True:
             try:
-                protocol, transport = await self._dial(peer, codec.Purpose.STREAM)
+                protocol, transport = await self._dial(peer, Purpose.STREAM)
             except (OSError, TimeoutError) as error:
                 text = str(error) or type(error).__name__
                 if text != said:
                     log.warning("cannot reach peer: %s", text, extra={"peer": f"{peer:x}"})
                     said = text
-                await asyncio.sleep(RECONNECT_DELAY_S)
+                if isinstance(error, Removed):
+                    self.handler.told_removed(peer)
+                await asyncio.sleep(
+                    REMOVED_DELAY_S if isinstance(error, Removed) else RECONNECT_DELAY_S
+                )
                 continue
             said = ""
             transport.set_write_buffer_limits(high=MAX_BUFFERED_BYTES)
             self._streams[peer] = transport
-            self.stats.connect(peer)
+            self.stats.connect(peer, asyncio.get_running_loop().time())
             log.info("peer became active", extra={"peer": f"{peer:x}"})
-            probe = asyncio.ensure_future(
-                measure_round_trips(
-                    partial(self.call, peer, codec.PING, b""),
-                    partial(self.stats.round_trip, peer),
-                )
-            )
+            probe = asyncio.ensure_future(self._probe(peer, transport))
             try:
                 await protocol.closed
             finally:
                 probe.cancel()
-                self._drop_stream(peer)
+                if self._streams.get(peer) is transport:
+                    self._drop_stream(peer)
             log.warning("lost the connection to peer", extra={"peer": f"{peer:x}"})
 
-    def _drop_stream(self, peer: int) -> None:
+    async def _probe(self, peer: int, transport: asyncio.Transport) -> None:
+        """Measure round trips; end a connection whose other end has fallen silent.
+
+        One that only has too much to read is heard of: it probes, too.
+        """
+        ping = partial(self.call, peer, codec.PING, b"")
+        heard = -1
+        while heard != self.stats.received[peer]:
+            heard = self.stats.received[peer]
+            try:
+                await measure_round_trips(ping, partial(self.stats.round_trip, peer))
+            except TimeoutError:
+                continue
+            return
+        log.warning("peer does not answer", extra={"peer": f"{peer:x}"})
+        transport.abort()
+
+    def _drop_stream(self, peer: int, *, flush: bool = False) -> None:
         stream = self._streams.pop(peer, None)
         self.stats.disconnect(peer)
         if stream is not None:
-            stream.abort()
+            if flush:
+                stream.close()
+            else:
+                stream.abort()
         for waited_for, call in self._calls.values():
             if waited_for == peer and not call.done():
                 call.set_exception(ConnectionResetError(f"lost the connection to {peer:x}"))
@@ -457,14 +383,19 @@ class PeerTransport:
         self.keep(asyncio.ensure_future(self._send_snapshot(message, path)))
 
     async def _send_snapshot(self, message: Message, path: Path) -> None:
-        ok = False
-        stats, clock = self.stats.snapshots_sent, asyncio.get_running_loop().time
+        ok, loop = False, asyncio.get_running_loop()
+        stats, began = self.stats.snapshots_sent, loop.time()
         stats.begin(message.to)
-        began = clock()
+        call_id, self._next_call = self._next_call, self._next_call + 1
+        confirmed: asyncio.Future[bytes] = loop.create_future()
+        self._calls[call_id] = (0, confirmed)
         try:
-            protocol, transport = await self._dial(message.to, codec.Purpose.SNAPSHOT)
+            protocol, transport = await self._dial(message.to, Purpose.SNAPSHOT)
             try:
-                await self._stream_file(message, path, protocol, transport)
+                size = await send_file(
+                    message, path, transport, call_id, confirmed, protocol.closed
+                )
+                self.stats.sent[message.to] += size
                 ok = True
             finally:
                 transport.close()
@@ -472,44 +403,15 @@ class PeerTransport:
             log.warning("snapshot was not sent: %s", error, extra={"peer": f"{message.to:x}"})
             self.stats.send_failures[message.to] += 1
         finally:
-            stats.end(message.to, ok=ok, seconds=clock() - began)
+            self._calls.pop(call_id, None)
+            stats.end(message.to, ok=ok, seconds=loop.time() - began)
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call
             self.handler.snapshot_sent(message.to, ok)
-
-    async def _stream_file(
-        self, message: Message, path: Path, protocol: _Outgoing, transport: asyncio.Transport
-    ) -> None:
-        size = os.path.getsize(path)  # noqa: ASYNC240 - one system call
-        digest = hashlib.sha256()
-        transport.set_write_buffer_limits(high=4 * SNAPSHOT_CHUNK_BYTES)
-        call_id, self._next_call = self._next_call, self._next_call + 1
-        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._calls[call_id] = (0, done)
-        transport.write(call_id.to_bytes(8, "big") + size.to_bytes(8, "big"))
-        transport.write(codec.encode_message(message))
-        with open(path, "rb") as file:  # noqa: ASYNC230 - 256 KiB from the page cache at a time
-            while chunk := file.read(SNAPSHOT_CHUNK_BYTES):
-                digest.update(chunk)
-                transport.write(chunk)
-                while transport.get_write_buffer_size() > 2 * SNAPSHOT_CHUNK_BYTES:
-                    if protocol.closed.done():
-                        raise ConnectionResetError("closed by the receiver")
-                    await asyncio.sleep(0.002)
-        transport.write(digest.digest())
-        self.stats.sent[message.to] += size
-        either: set[asyncio.Future[Any]] = {done, protocol.closed}
-        waited, _ = await asyncio.wait(
-            either, timeout=SNAPSHOT_CONFIRM_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        self._calls.pop(call_id, None)
-        if done not in waited:
-            raise ConnectionResetError("closed before the snapshot was confirmed")
-        done.result()
 
     def take_over_for_snapshot(self, transport: asyncio.Transport, peer: int, rest: bytes) -> None:
         """Turn an accepted connection into a stream reader and receive a snapshot from it."""
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=2 * SNAPSHOT_CHUNK_BYTES, loop=loop)
+        reader = asyncio.StreamReader(limit=2 * CHUNK_BYTES, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
@@ -525,23 +427,13 @@ class PeerTransport:
         stats.begin(peer)
         began = clock()
         try:
-            call_id = int.from_bytes(await reader.readexactly(8), "big")
-            size = int.from_bytes(await reader.readexactly(8), "big")
-            length, _ = codec.FRAME_HEAD.unpack(await reader.readexactly(codec.FRAME_HEAD.size))
-            if length > MAX_BUFFERED_BYTES:
-                raise CodecError(f"snapshot message of {length} bytes")
-            message = codec.decode_message(memoryview(await reader.readexactly(length - 1)))
-            if message.kind != MessageKind.SNAPSHOT or message.snapshot is None:
-                raise CodecError("not a snapshot message")
-            await self.handler.receive_snapshot(message, SnapshotReader(reader, size))
+            call_id, size = await receive_file(reader, self.handler.receive_snapshot)
             self.stats.received[peer] += size
             ok = True
             transport.write(codec.encode_reply(call_id, 0, b""))
-        except EtcdError as error:
-            transport.write(codec.encode_reply(call_id, error.code, error.message.encode()))
         except (StorageError, OSError, asyncio.IncompleteReadError) as error:
             log.warning("snapshot was not received: %s", error, extra={"peer": f"{peer:x}"})
         finally:
             stats.end(peer, ok=ok, seconds=clock() - began)
             transport.close()
-            self.incoming.discard(transport)
+            self.incoming_lost(transport)

@@ -69,6 +69,15 @@ class Core:
         self.leases.renew(lease_id, partial(_resolve_renewal, future))
         return future
 
+    async def change(self, kind: Kind, body: bytes) -> bytes:
+        """Replicate a change of members; there is no time-out but the caller's (CLU-15)."""
+        future: asyncio.Future[bytes] = self.loop.create_future()
+        request_id = self.member.propose_change(kind, body, partial(_resolve, future))
+        try:
+            return await future
+        finally:
+            self.member.changes.forget(request_id)
+
     def compacted(self) -> asyncio.Future[bytes]:
         """Return a future that is done when no physical compaction is under way here (CMP-07)."""
         future: asyncio.Future[bytes] = self.loop.create_future()

@@ -25,7 +25,14 @@ from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
-from kvstore.errors import INVALID_CLIENT_API_VERSION, NO_LEADER, STOPPED, Code, EtcdError
+from kvstore.errors import (
+    INVALID_CLIENT_API_VERSION,
+    NO_LEADER,
+    NOT_SUPPORTED_FOR_LEARNER,
+    STOPPED,
+    Code,
+    EtcdError,
+)
 from kvstore.histogram import Histogram, exponential
 from kvstore.rpc.stalls import PIECE_BYTES, Stalls
 
@@ -124,7 +131,8 @@ class Method:
 
     ``handled`` is indexed by :class:`Code`; ``started`` minus its sum is the number in flight.
     ``timing`` is None unless somebody wants to know. ``send_failures`` and ``receive_failures``
-    count streams that broke for another reason than the client's leaving.
+    count streams that broke for another reason than the client's leaving. ``on_learner`` says
+    which requests (None of a stream) a learner serves, None that it serves none (GEN-15).
     """
 
     service: str
@@ -139,6 +147,7 @@ class Method:
     timing: Timing | None = None
     send_failures: int = 0
     receive_failures: int = 0
+    on_learner: Callable[[Any], bool] | None = None
 
 
 class Call:
@@ -334,6 +343,7 @@ class GrpcRouter:
         methods: path → :class:`Method`, with the counters of each.
         on_failure: is told what a handler raised that is no `EtcdError`.
         received_bytes, sent_bytes: body bytes since start, framing included.
+        learner: this member has no vote and serves only what ``Method.on_learner`` allows.
         unary_clients, stream_clients: calls by the client's own API version, at most
             MAX_CLIENT_VERSIONS different ones.
         has_leader: whether this member knows one; calls with ``hasleader: true`` are refused at
@@ -347,6 +357,7 @@ class GrpcRouter:
         self.methods: dict[str, Method] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.learner = False
         self.unary_clients: dict[bytes, int] = {}
         self.stream_clients: dict[bytes, int] = {}
         self.has_leader: Callable[[], bool] = lambda: True
@@ -460,6 +471,8 @@ class GrpcRouter:
                 call.cancelled = True
                 raise asyncio.CancelledError
             message = self._message(method, body, call._headers)
+            if self.learner:
+                require_voter(method, message)
             result = method.serve(call, message)
             if type(result) is not bytes:
                 result = await result
@@ -511,6 +524,8 @@ class GrpcRouter:
         started = perf_counter()
         try:
             self._admit(call, self.stream_clients)
+            if self.learner:
+                require_voter(method, None)
             await method.serve(call, stream, stream.send)
         except (Exception, asyncio.CancelledError) as error:
             outcome = error
@@ -658,6 +673,12 @@ class GrpcRouter:
         else:
             text = f"unknown service {service}"
         return EtcdError(Code.UNIMPLEMENTED, text)
+
+
+def require_voter(method: Method, message: Any) -> None:
+    """Refuse a request (None: a stream) that a learner does not serve (GEN-15)."""
+    if method.on_learner is None or not method.on_learner(message):
+        raise NOT_SUPPORTED_FOR_LEARNER
 
 
 def _count_new_version(clients: dict[bytes, int], version: bytes) -> None:

@@ -23,6 +23,7 @@ class PeerMethod(IntEnum):
 
     LEASE_RENEW = 1
     LEASE_TIME_TO_LIVE = 2
+    LEARNER_READY = 3
     HASH_KV = 10
 
 

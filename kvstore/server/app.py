@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from kvstore.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
 from kvstore.rpc.auth import UNSERVED, AuthService
-from kvstore.rpc.cluster import ClusterService
+from kvstore.rpc.cluster import ClusterService, Reconfiguration
 from kvstore.rpc.downgrade import DowngradeService
 from kvstore.rpc.election import ElectionService
 from kvstore.rpc.grpc import GrpcRouter, Timing
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from kvstore.server.process import Server
 
 
+ON_LEARNER: Final[dict[str, Callable[[Any], bool]]] = {
+    "/etcdserverpb.Maintenance/Status": lambda request: True,
+    "/etcdserverpb.Maintenance/Snapshot": lambda stream: True,
+    "/etcdserverpb.KV/Range": lambda request: bool(request.serializable),
+}
+"""What a learner serves; everything else is refused (GEN-15)."""
+
+
 def register_services(router: GrpcRouter, server: Server) -> None:
     """Register all services of a member."""
     _register(router, server)
+    for path, allowed in ON_LEARNER.items():
+        router.methods[path].on_learner = allowed
     SlowRequests(server.config, server.member.apply_times).watch(router)
     for path, method in router.methods.items():
         if path == RANGE_PATH or server.config.metrics == "extensive":
@@ -40,7 +51,12 @@ def _register(router: GrpcRouter, server: Server) -> None:
     kv = server.kv
     watch = WatchService(core)
     lease = server.leases
-    cluster = ClusterService(core)
+    checks = Reconfiguration(
+        server.config.strict_reconfig_check,
+        server.config.max_learners,
+        server.transport.stats.connected,
+    )
+    cluster = ClusterService(core, server.calls, checks)
     maintenance = server.maintenance
     downgrade = DowngradeService(core)
     health = HealthService()
@@ -71,7 +87,12 @@ def _register(router: GrpcRouter, server: Server) -> None:
     stream(
         "/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest.FromString, lease.keep_alive
     )
-    unary("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest.FromString, cluster.member_list)
+    service = "/etcdserverpb.Cluster/"
+    unary(service + "MemberList", pb.MemberListRequest.FromString, cluster.member_list)
+    unary(service + "MemberAdd", pb.MemberAddRequest.FromString, cluster.member_add)
+    unary(service + "MemberRemove", pb.MemberRemoveRequest.FromString, cluster.member_remove)
+    unary(service + "MemberUpdate", pb.MemberUpdateRequest.FromString, cluster.member_update)
+    unary(service + "MemberPromote", pb.MemberPromoteRequest.FromString, cluster.member_promote)
     service = "/etcdserverpb.Maintenance/"
     unary(service + "Status", pb.StatusRequest.FromString, maintenance.status)
     unary(service + "Hash", pb.HashRequest.FromString, maintenance.hash)

@@ -16,20 +16,14 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Final
 
+from kvstore.membership.urls import UrlError, is_tls, is_unix, sort_urls, split_host_port
 from kvstore.server.features import (
     DEFAULT_GATES,
     LEASE_CHECKPOINT,
     LEASE_CHECKPOINT_PERSIST,
 )
 from kvstore.server.log_rotation import LogRotation
-from kvstore.server.urls import (
-    UrlError,
-    is_tls,
-    is_unix,
-    same_address,
-    sort_urls,
-    split_host_port,
-)
+from kvstore.server.urls import same_address
 from kvstore.sockets import SocketOptions, peer_sockets, unix_path
 
 DEFAULT_NAME: Final = "default"
@@ -254,6 +248,16 @@ def verify_bootstrap(config: Config) -> None:
     there are the ones it advertises (by address, so that a name and its IP agree). May block on the
     resolver. A member that has data ignores the initial-* flags and must not be asked.
     """
+    verify_join(config)
+    _verify_advertised_matches(config, dict(config.initial_cluster)[config.name])
+
+
+def verify_join(config: Config) -> None:
+    """Raise `ConfigError` if ``config`` cannot start a member that joins a running cluster.
+
+    The same rules as etcd's: the initial cluster names this member, and no URL twice. What the
+    member advertises was said when it was added.
+    """
     cluster = dict(config.initial_cluster)
     if config.name not in cluster:
         raise ConfigError(
@@ -264,7 +268,6 @@ def verify_bootstrap(config: Config) -> None:
     urls = [url for member in cluster.values() for url in member]
     if len(set(urls)) != len(urls):
         raise ConfigError(f"--initial-cluster: initial cluster {text} has duplicate url")
-    _verify_advertised_matches(config, cluster[config.name])
 
 
 def _verify_advertised_matches(config: Config, listed: tuple[str, ...]) -> None:

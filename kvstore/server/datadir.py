@@ -22,11 +22,12 @@ from kvstore.membership.ids import compute_member_id
 from kvstore.node.bootstrap import FIRST_HARD_STATE, FIRST_INDEX, first_position
 from kvstore.node.member import load_applied, store_applied
 from kvstore.server.config import Config, verify_bootstrap
+from kvstore.server.join import check_new, find_cluster
 from kvstore.storage.backend import REVISIONS
 from kvstore.storage.errors import StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.wal import Recovered, Wal
-from raft import SnapshotMeta
+from raft import HardState, SnapshotMeta
 
 log = logging.getLogger("server")
 
@@ -40,6 +41,10 @@ UNFINISHED = "member.restoring"
 
 class DataDirError(Exception):
     """The data directory cannot be used; the text names it and says why."""
+
+
+class MemberRemoved(DataDirError):
+    """The directory belongs to a member that was removed from its cluster."""
 
 
 @dataclass(slots=True)
@@ -94,6 +99,7 @@ def open_state(config: Config) -> State:
 
     Raises:
         DataDirError, StorageError: with a text that names the directory or file.
+        ConfigError, JoinError: a first start whose flags do not fit, together or to a cluster.
     """
     root = Path(config.data_dir) / "member"
     wal_dir = Path(config.wal_dir) if config.wal_dir else root / "wal"
@@ -107,7 +113,7 @@ def open_state(config: Config) -> State:
         snap_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if Wal.exists(str(wal_dir)):
             return _reopen(config, wal_dir, snap_dir)
-        return _bootstrap(config, wal_dir, snap_dir)
+        return _first_start(config, wal_dir, snap_dir)
     except OSError as error:
         raise DataDirError(f"data directory {config.data_dir}: {error}") from error
 
@@ -129,6 +135,17 @@ def create_member(wal_dir: Path, backend: LmdbBackend, cluster: Cluster, member_
         StorageError: the log exists, or the disk refuses.
     """
     position = first_position(cluster.members)
+    _create(wal_dir, backend, cluster, member_id, position, FIRST_HARD_STATE)
+
+
+def _create(
+    wal_dir: Path,
+    backend: LmdbBackend,
+    cluster: Cluster,
+    member_id: int,
+    position: SnapshotMeta,
+    hard_state: HardState,
+) -> None:
     store_applied(backend, position)
     backend.commit()
     metadata = {
@@ -136,33 +153,39 @@ def create_member(wal_dir: Path, backend: LmdbBackend, cluster: Cluster, member_
         "member_id": member_id,
         "cluster_id": cluster.cluster_id,
     }
-    wal = Wal.create(
-        str(wal_dir),
-        json.dumps(metadata).encode(),
-        hard_state=FIRST_HARD_STATE,
-        snapshot=position,
-    )
-    wal.close()
+    encoded = json.dumps(metadata).encode()
+    Wal.create(str(wal_dir), encoded, hard_state=hard_state, snapshot=position).close()
 
 
-def _bootstrap(config: Config, wal_dir: Path, snap_dir: Path) -> State:
-    if config.initial_cluster_state != "new":
-        raise DataDirError(
-            "--initial-cluster-state=existing: joining a running cluster is not implemented yet"
-            " in this server"
-        )
-    verify_bootstrap(config)
-    initial = dict(config.initial_cluster)
-    _refuse_orphan(wal_dir, snap_dir / "db")
+def _first_start(config: Config, wal_dir: Path, snap_dir: Path) -> State:
+    """Bootstrap a member of a new cluster, or join a running one."""
+    path = snap_dir / "db"
+    _refuse_orphan(wal_dir, path)
+    token = config.initial_cluster_token
+    if config.initial_cluster_state == "new":
+        verify_bootstrap(config)
+        initial = dict(config.initial_cluster)
+        member_id = compute_member_id(initial[config.name], token)
+        check_new(config, member_id)
+        backend = _empty_backend(snap_dir)
+        cluster = Cluster.bootstrap(backend, initial, token)
+        applied = first_position(cluster.members)
+        create_member(wal_dir, backend, cluster, member_id)
+    else:
+        member_id, remote = find_cluster(config)
+        backend = _empty_backend(snap_dir)
+        cluster = Cluster.write(backend, remote.cluster_id, remote.members.values())
+        # An empty log: the leader sends a snapshot, which brings the configuration.
+        applied = SnapshotMeta()
+        _create(wal_dir, backend, cluster, member_id, applied, HardState())
+    wal, recovered = Wal.open(str(wal_dir))
+    return State(member_id, cluster, backend, snap_dir, wal, recovered, applied, True)
+
+
+def _empty_backend(snap_dir: Path) -> LmdbBackend:
     for name in os.listdir(snap_dir):
         os.unlink(snap_dir / name)
-    backend = LmdbBackend(str(snap_dir / "db"))
-    cluster = Cluster.bootstrap(backend, initial, config.initial_cluster_token)
-    member_id = compute_member_id(initial[config.name], config.initial_cluster_token)
-    create_member(wal_dir, backend, cluster, member_id)
-    wal, recovered = Wal.open(str(wal_dir))
-    applied = first_position(cluster.members)
-    return State(member_id, cluster, backend, snap_dir, wal, recovered, applied, True)
+    return LmdbBackend(str(snap_dir / "db"))
 
 
 def _refuse_orphan(wal_dir: Path, path: Path) -> None:
@@ -253,7 +276,10 @@ def _check_owner(config: Config, cluster: Cluster, member_id: int) -> None:
     """Refuse to start on the data of another member of the cluster."""
     owner = cluster.members.get(member_id)
     if owner is None:
-        raise DataDirError(f"member {member_id:x}, whose data {config.data_dir} holds, was removed")
+        raise MemberRemoved(
+            f"member {member_id:x}, whose data {config.data_dir} holds, has been permanently"
+            " removed from its cluster; to join again, add a member and start it without data"
+        )
     for other in cluster.members.values():
         if other.id != member_id and other.name and other.name == config.name:
             raise DataDirError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.gateway.app import Gateway
 from kvstore.gateway.routes import ALIAS, PREFIX
+from kvstore.membership.urls import is_unix, split_host_port
 from kvstore.rpc.access import AccessControl
 from kvstore.rpc.grpc import AsgiApp, GrpcRouter, Receive, Scope, Send
 from kvstore.rpc.http import (
@@ -27,9 +28,8 @@ from kvstore.rpc.listener import Listener
 from kvstore.server.config import Config
 from kvstore.server.debug_vars import debug_vars
 from kvstore.server.health import HealthChecks
-from kvstore.server.urls import is_unix, split_host_port
 from kvstore.sockets import listen_tcp, listen_unix, unix_path
-from kvstore.version import STORAGE_VERSION, VERSION
+from kvstore.version import versions
 
 if TYPE_CHECKING:
     from kvstore.server.process import Server
@@ -84,11 +84,7 @@ def build_front(server: Server) -> Front:
 
 def _status_routes(server: Server) -> dict[str, Handler]:
     def version() -> dict[str, str]:
-        return {
-            "etcdserver": VERSION,
-            "etcdcluster": server.state.cluster.version or "not_decided",
-            "storage": STORAGE_VERSION,
-        }
+        return versions(server.state.cluster.version)
 
     return status_routes(version=version, variables=lambda: debug_vars(server))
 

@@ -32,6 +32,8 @@ from kvstore.mvcc.watch import WatchHub
 from kvstore.node.lease_keeper import LeaseKeeper
 from kvstore.node.member import Limits, Member
 from kvstore.node.request import Kind, first_request_id
+from kvstore.peer.handshake import Standing
+from kvstore.peer.http import Pages
 from kvstore.peer.transport import PeerTransport, SnapshotReader
 from kvstore.rpc.core import Core
 from kvstore.rpc.kv import KVService
@@ -54,7 +56,9 @@ from kvstore.server.features import (
 )
 from kvstore.server.front import build_front, client_listeners, metrics_listeners
 from kvstore.server.images import Images
+from kvstore.server.join import JoinError
 from kvstore.server.log import setup_logging
+from kvstore.server.membership import Membership
 from kvstore.server.memory import MlockFailed
 from kvstore.server.metrics import ServerMetrics
 from kvstore.server.prepare import prepare
@@ -129,7 +133,11 @@ class Server:
             metrics=self.metrics.observe_wal,
         )
         self.transport = PeerTransport(
-            self, state.cluster.cluster_id, state.member_id, config.peer_sockets
+            self,
+            state.cluster.cluster_id,
+            state.member_id,
+            config.peer_sockets,
+            config.initial_advertise_peer_urls,
         )
         recovered = state.recovered
         raft = Raft(
@@ -179,7 +187,9 @@ class Server:
         member.on_applied = self._applied
         self.backend_thread = BackendThread(member, state.backend, self.metrics.observe_commit)
         self.defragmenter = Defragmenter(self.backend_thread, state.backend, self._fatal)
+        self.membership = Membership(self)
         applier.on_compacted = self._compact_due.set
+        applier.on_members_changed = self.membership.changed
         self.core = Core(
             member=member,
             store=self.store,
@@ -239,9 +249,7 @@ class Server:
         self._listeners = client_listeners(self, self.front)
         self._metrics_listeners = metrics_listeners(self, self.front)
         await self.transport.listen(self.config.listen_peer_urls)
-        self.transport.set_peers(
-            {info.id: info.peer_urls for info in self.state.cluster.members.values()}
-        )
+        self.membership.changed()
         await self._check_data()
         self._advance_election()
         for listener in self._metrics_listeners:
@@ -280,7 +288,7 @@ class Server:
         """
         if not self.config.initial_election_tick_advance:
             return
-        if len(self.state.cluster.members) == 1:
+        if self.member.raft.conf_state.voters == (self.state.member_id,):
             self.member.raft.campaign()
             self.member.wake()
             return
@@ -308,9 +316,7 @@ class Server:
         """Hand leadership over, end streams, make the backend durable, close everything."""
         await self._hand_over()
         self.member.stop()
-        if self._serving:
-            self.router.stop()
-            await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await self._end_service()
         await asyncio.gather(*(listener.stop() for listener in self._metrics_listeners))
         self.front.close()
         for task in self._tasks:
@@ -323,6 +329,17 @@ class Server:
         await self.backend_thread.commit()
         self.backend_thread.shutdown()
         self.state.backend.close()
+
+    def end_service(self) -> None:
+        """Serve no clients any more, and go on as a member."""
+        if self._serving:
+            self._spawn(self._end_service())
+
+    async def _end_service(self) -> None:
+        if self._serving:
+            self._serving = False
+            self.router.stop()
+            await asyncio.gather(*(listener.stop() for listener in self._listeners))
 
     async def _hand_over(self) -> None:
         """Give leadership to the voter that is connected for the longest time (MNT-30)."""
@@ -382,6 +399,7 @@ class Server:
             elif now - leaderless_since > 3 * self.core.election_s:
                 self.router.leaderless()
             self._set_cluster_version()
+            self.membership.tick(now)
 
     def _heartbeat_late(self, late_s: float) -> None:
         """The loop was busy or the process stopped: a leader's followers may start an election."""
@@ -436,8 +454,14 @@ class Server:
     def snapshot_sent(self, peer: int, ok: bool) -> None:
         self.member.snapshot_sent(peer, ok)
 
-    def knows(self, peer: int) -> bool:
-        return peer in self.state.cluster.members
+    def standing(self, peer: int) -> Standing:
+        return self.membership.standing(peer)
+
+    def told_removed(self, by: int) -> None:
+        self.membership.told_removed(by)
+
+    def pages(self) -> Pages:
+        return self.membership.pages()
 
     async def handle_call(self, method: int, payload: bytes) -> bytes:
         return await self.calls.handle(method, payload)
@@ -488,6 +512,10 @@ class Server:
         self._spawn(self._send_snapshot(message))
 
     async def _send_snapshot(self, message: Message) -> None:
+        if message.to not in self.transport.stats.connected:
+            # A member that was just added has mostly not started yet: spare the copy.
+            self.member.snapshot_sent(message.to, False)
+            return
         path = self.state.snap_dir / f"to-{message.to:x}-{next(self._copies)}.copy"
         try:
             await self.backend_thread.commit()
@@ -521,6 +549,7 @@ class Server:
         self._restore_leases()
         self.state.cluster.restore(self.state.backend)
         self.member.applier.alarms.restore(self.state.backend)
+        self.membership.changed()
         self.hub.restored()
         self.core.installs += 1
         self._remove_received(meta.index)
@@ -563,7 +592,10 @@ def run(config: Config) -> int:
     try:
         descriptor = datadir.lock(Path(config.data_dir))
         state = prepare(config, datadir.open_state(config))
-    except (datadir.DataDirError, StorageError, ConfigError, MlockFailed) as error:
+    except datadir.MemberRemoved as error:
+        log.critical("%s", error)
+        return 0  # as etcd: nothing went wrong, and starting it again would not help
+    except (datadir.DataDirError, StorageError, ConfigError, JoinError, MlockFailed) as error:
         log.critical("%s", error)
         return FATAL_EXIT
     for text in without_effect(config.feature_gates):

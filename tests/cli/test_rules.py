@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kvstore.cli.flags import parse_command_line, read_settings
 from kvstore.cli.settings import build_config
+from kvstore.membership.urls import UrlError, check_url, parse_urls, split_host_port
 from kvstore.server.config import (
     Config,
     ConfigError,
@@ -18,7 +19,6 @@ from kvstore.server.config import (
     verify,
     verify_bootstrap,
 )
-from kvstore.server.urls import UrlError, check_url, parse_urls, split_host_port
 
 TWO = ["--listen-client-urls=http://127.0.0.1:1", "--advertise-client-urls=http://127.0.0.1:1"]
 

@@ -43,6 +43,10 @@ _UNARY: dict[str, tuple[Any, Any]] = {
     "Lease/LeaseTimeToLive": (rpc_pb2.LeaseTimeToLiveRequest, rpc_pb2.LeaseTimeToLiveResponse),
     "Lease/LeaseLeases": (rpc_pb2.LeaseLeasesRequest, rpc_pb2.LeaseLeasesResponse),
     "Cluster/MemberList": (rpc_pb2.MemberListRequest, rpc_pb2.MemberListResponse),
+    "Cluster/MemberAdd": (rpc_pb2.MemberAddRequest, rpc_pb2.MemberAddResponse),
+    "Cluster/MemberRemove": (rpc_pb2.MemberRemoveRequest, rpc_pb2.MemberRemoveResponse),
+    "Cluster/MemberUpdate": (rpc_pb2.MemberUpdateRequest, rpc_pb2.MemberUpdateResponse),
+    "Cluster/MemberPromote": (rpc_pb2.MemberPromoteRequest, rpc_pb2.MemberPromoteResponse),
     "Maintenance/Status": (rpc_pb2.StatusRequest, rpc_pb2.StatusResponse),
     "Maintenance/HashKV": (rpc_pb2.HashKVRequest, rpc_pb2.HashKVResponse),
     "Maintenance/Alarm": (rpc_pb2.AlarmRequest, rpc_pb2.AlarmResponse),
@@ -140,9 +144,31 @@ class _Calls:
         request = rpc_pb2.LeaseTimeToLiveRequest(ID=lease_id, keys=keys)
         return self.call("Lease/LeaseTimeToLive", request)
 
-    def member_list(self) -> Any:
+    def member_list(self, *, linearizable: bool = True, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """Cluster.MemberList."""
-        return self.call("Cluster/MemberList", rpc_pb2.MemberListRequest(linearizable=True))
+        request = rpc_pb2.MemberListRequest(linearizable=linearizable)
+        return self.call("Cluster/MemberList", request, timeout)
+
+    def member_add(
+        self, *urls: str, learner: bool = False, timeout: float = DEFAULT_TIMEOUT
+    ) -> Any:
+        """Cluster.MemberAdd."""
+        request = rpc_pb2.MemberAddRequest(peerURLs=urls, isLearner=learner)
+        return self.call("Cluster/MemberAdd", request, timeout)
+
+    def member_remove(self, member_id: int, timeout: float = DEFAULT_TIMEOUT) -> Any:
+        """Cluster.MemberRemove."""
+        request = rpc_pb2.MemberRemoveRequest(ID=member_id)
+        return self.call("Cluster/MemberRemove", request, timeout)
+
+    def member_update(self, member_id: int, *urls: str) -> Any:
+        """Cluster.MemberUpdate."""
+        request = rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=urls)
+        return self.call("Cluster/MemberUpdate", request)
+
+    def member_promote(self, member_id: int) -> Any:
+        """Cluster.MemberPromote."""
+        return self.call("Cluster/MemberPromote", rpc_pb2.MemberPromoteRequest(ID=member_id))
 
     def status(self, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """Maintenance.Status."""

@@ -95,6 +95,11 @@ class Member:
         return f"127.0.0.1:{self.client_port}"
 
     @property
+    def peer_url(self) -> str:
+        """Where other members reach it."""
+        return f"http://127.0.0.1:{self.peer_port}"
+
+    @property
     def running(self) -> bool:
         """Whether the process was started and has not ended."""
         return self.process is not None and self.process.poll() is None
@@ -125,26 +130,37 @@ class Cluster:
         self.program = tuple(program or default_program())
         self.extra_flags = tuple(extra_flags)
         self.token = token
-        ports = free_ports(2 * size)
-        self.members = [
+        self._folder = tmp_path
+        self.members: list[Member] = []
+        for _ in range(size):
+            self.new_member()
+        self.initial = ",".join(f"{m.name}={m.peer_url}" for m in self.members)
+        """``--initial-cluster`` of the first members."""
+        self._clients: dict[int, Client] = {}
+
+    def new_member(self) -> int:
+        """Make room for one more member and return its index; nobody is told of it."""
+        i = len(self.members)
+        taken = {port for m in self.members for port in (m.client_port, m.peer_port)}
+        fresh = (port for port in free_ports(len(taken) + 2) if port not in taken)
+        client_port, peer_port = next(fresh), next(fresh)
+        self.members.append(
             Member(
                 name=f"m{i}",
-                client_port=ports[2 * i],
-                peer_port=ports[2 * i + 1],
-                data_dir=tmp_path / f"m{i}.etcd",
-                log_path=tmp_path / f"m{i}.log",
+                client_port=client_port,
+                peer_port=peer_port,
+                data_dir=self._folder / f"m{i}.etcd",
+                log_path=self._folder / f"m{i}.log",
             )
-            for i in range(size)
-        ]
-        self._clients: dict[int, Client] = {}
+        )
+        return i
 
     # -- processes ------------------------------------------------------------------------------
 
     def flags(self, i: int) -> list[str]:
         """The whole command line of member `i` after the program's name."""
         member = self.members[i]
-        client, peer = f"http://{member.endpoint}", f"http://127.0.0.1:{member.peer_port}"
-        peers = ",".join(f"{m.name}=http://127.0.0.1:{m.peer_port}" for m in self.members)
+        client, peer = f"http://{member.endpoint}", member.peer_url
         return [
             f"--name={member.name}",
             f"--data-dir={member.data_dir}",
@@ -152,7 +168,7 @@ class Cluster:
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster={peers}",
+            f"--initial-cluster={self.initial}",
             "--initial-cluster-state=new",
             f"--initial-cluster-token={self.token}",
             *self.extra_flags,

@@ -98,14 +98,3 @@ def test_calls_and_replies_come_back(call_id: int, number: int, payload: bytes) 
     [(kind, body)] = frames_of(codec.encode_reply(call_id, number, payload), [])
     assert kind == codec.FrameType.REPLY
     assert codec.decode_reply(memoryview(body)) == (call_id, number, payload)
-
-
-@given(u64, u64, u64)
-def test_handshakes_come_back(cluster: int, sender: int, receiver: int) -> None:
-    shake = codec.Handshake(codec.PROTOCOL_VERSION, codec.Purpose.STREAM, cluster, sender, receiver)
-    assert len(shake.encode()) == codec.HANDSHAKE_SIZE
-    assert codec.decode_handshake(shake.encode()) == shake
-
-
-def test_another_protocol_is_no_handshake() -> None:
-    assert codec.decode_handshake(b"GET / HTTP/1.1\r\nHost: x\r\n".ljust(33, b"\0")) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.membership.cluster import Cluster
+from kvstore.membership.cluster import Cluster, MemberInfo
 from kvstore.node.bootstrap import first_position
 from kvstore.node.member import store_applied
 from kvstore.server import datadir
@@ -142,9 +142,15 @@ def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
         os.close(held)
 
 
-def test_joining_a_running_cluster_says_that_it_is_not_implemented(tmp_path: Path) -> None:
-    config = replace(config_for(tmp_path), initial_cluster_state="existing")
-    with pytest.raises(datadir.DataDirError, match="initial-cluster-state=existing"):
+def test_data_of_a_removed_member_say_so(tmp_path: Path) -> None:
+    """CLU-11."""
+    config = config_for(tmp_path)
+    state = datadir.open_state(config)
+    state.cluster.add(MemberInfo(7, "", ("http://localhost:1",)), max_learners=0)
+    state.cluster.remove(state.member_id)
+    state.backend.commit()
+    close(state)
+    with pytest.raises(datadir.MemberRemoved, match="permanently removed"):
         datadir.open_state(config)
 
 
