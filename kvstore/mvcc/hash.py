@@ -59,7 +59,9 @@ def hash_kv_steps(store: Store, revision: int) -> Steps[HashKV]:
     Raises:
         EtcdError: FUTURE_REV, COMPACTED.
     """
-    known = store.compaction_hashes.get(revision)
+    # 0 is never looked for there: in etcd a compaction at 0 answers all further requests for the
+    # current hash.
+    known = store.compaction_hashes.get(revision) if revision else None
     if known is not None:
         return known
     compact = store.compact_revision

@@ -24,6 +24,7 @@ ENDS = (b"a", b"ac", b"b", b"b\xff", b"c", b"d", b"\0\0", b"\xff", b"\xff\xff\xf
 LEASES = (11, 12, -13, (1 << 63) - 1, -(1 << 63))
 UNKNOWN_LEASE = 99
 WATCH_IDS = (1, 2, 5, -3, 1 << 40)
+FIRST_NEGATIVE_WATCH = 1000
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 
 FIRST_SHORT_LEASE = 100_000
@@ -315,8 +316,8 @@ class _Sequence:
             watch_id=self._random.choice(WATCH_IDS) if self._once_in(4) else 0,
             fragment=self._once_in(4),
         )
-        if create.start_revision < 0:  # older etcd gives it an id, and all later ones would differ
-            create.watch_id = self._random.choice(WATCH_IDS)
+        if create.start_revision < 0:  # older etcd makes such a watch: its id must not meet others
+            create.watch_id = FIRST_NEGATIVE_WATCH + self._number
         return self._watch_step(create_request=create)
 
     def _cancel_watch(self) -> Step:

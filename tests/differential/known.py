@@ -198,9 +198,9 @@ def _remembered_hash(pair: Pair) -> None:
     request = pair.request
     if not isinstance(request, rpc_pb2.HashKVRequest) or request.revision not in pair.compactions:
         return
-    if isinstance(pair.reference, Failure) or pair.reference.compact_revision >= pair.compacted:
-        return
-    if _is(pair.ours, errors.COMPACTED) or isinstance(pair.ours, rpc_pb2.HashKVResponse):
+    told = {getattr(answer, "compact_revision", None) for answer in (pair.reference, pair.ours)}
+    refused = any(_is(answer, errors.COMPACTED) for answer in (pair.reference, pair.ours))
+    if len(told) == 2 and (refused or None not in told):
         pair.reference = pair.ours
 
 
@@ -274,7 +274,7 @@ KNOWN: Sequence[Known] = (
     ),
     Known(
         "MNT-23",
-        "etcd answers at the revision of a compaction with the hash from before it",
+        "the hash of a compaction answers where it is remembered: from 3.5.5 on; never 0 here",
         _remembered_hash,
     ),
     Known(

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
+from kvstore.pb.rpc_pb2 import Compare, RangeRequest, RequestOp
 from tests.bench.frames import message, run_load
 from tests.e2e.client import AsyncClient, prefix_end, rpc_pb2, write_until
 from tests.e2e.cluster import Cluster, wait_until
@@ -226,7 +227,8 @@ def test_linearizable_reads_on_every_member_see_every_acknowledged_write(tmp_pat
 
 
 def test_without_quorum_only_serializable_reads_are_answered(tmp_path: Path) -> None:
-    """RNG-26, RFT-12, RFT-23."""
+    """RNG-26, TXN-21, TXN-22, RFT-12, RFT-23."""
+    read = RequestOp(request_range=RangeRequest(key=b"kept", serializable=True))
     with three_members(tmp_path) as cluster:
         cluster.client(0).put(b"kept", b"yes")
         cluster.client(2).get(b"kept")  # a linearizable read: member 2 has it now
@@ -235,8 +237,11 @@ def test_without_quorum_only_serializable_reads_are_answered(tmp_path: Path) -> 
 
         local = cluster.client(2).get(b"kept", serializable=True)
         assert local.kvs[0].value == b"yes"
+        answer = cluster.client(2).txn(success=[read])
+        assert answer.responses[0].response_range.kvs[0].value == b"yes"
         calls: list[Callable[[], Any]] = [
             lambda: cluster.client(2).get(b"kept", timeout=2.0),
+            lambda: cluster.client(2).txn([Compare(key=b"kept")], timeout=2.0),
             lambda: cluster.client(2).put(b"kept", b"no", timeout=2.0),
         ]
         for call in calls:

@@ -114,6 +114,16 @@ def test_hash_of_a_compaction_is_kept_when_its_revision_is_gone(member: KvMember
         assert refused.value is errors.COMPACTED
 
 
+def test_a_compaction_at_0_does_not_stand_for_the_current_hash(member: KvMember) -> None:
+    """MNT-20, MNT-23, CMP-02: revision 0 is the current one, whatever is remembered."""
+    member.compact(0)
+    empty = member.store.hash_kv(0)
+    assert (empty.compact_revision, empty.hash_revision) == (0, 1)
+    member.put(b"k")
+    assert member.store.hash_kv(0).hash != empty.hash
+    assert member.store.hash_kv(0).hash_revision == 2
+
+
 def test_the_last_ten_hashes_are_remembered(member: KvMember) -> None:
     """MNT-23: a limit; and none survives a restart."""
     for _ in range(MAX_HASHES + 3):

@@ -242,7 +242,7 @@ def sortable(member: KvMember) -> KvMember:
 def test_sorts_by_every_target_in_every_order(
     sortable: KvMember, target: RangeRequest.SortTarget, ascending: bytes, past: bool
 ) -> None:
-    """RNG-17, RNG-18, RNG-20, RNG-22: NONE sorts ascending; the limit cuts after sorting."""
+    """RNG-17..20, RNG-22: NONE sorts ascending; the limit cuts after sorting."""
     revision = 0
     if past:
         revision = sortable.revision
