@@ -32,6 +32,8 @@ Result = TypeVar("Result")
 
 HASH_S: Final = exponential(0.01, 2, 15)
 """Seconds; buckets of etcd_mvcc_hash_duration_seconds and etcd_mvcc_hash_rev_duration_seconds."""
+UNLIMITED_QUOTA: Final = -1
+"""The quota that Status tells when there is none: as the flag is set then, a negative number."""
 TRANSFER_POLL_S = 0.01
 """Pause between two looks whether leadership has moved."""
 ANSWER_EARLY_S = 0.5
@@ -84,7 +86,7 @@ class MaintenanceService:
             version=VERSION,
             dbSize=backend.size(),
             dbSizeInUse=backend.size_in_use(),
-            dbSizeQuota=self._quota_bytes,
+            dbSizeQuota=self._quota_bytes or UNLIMITED_QUOTA,
             leader=raft.leader,
             raftIndex=raft.commit_index,
             raftAppliedIndex=core.member.applied_index,

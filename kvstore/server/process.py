@@ -314,6 +314,7 @@ class Server:
 
     async def stop(self) -> None:
         """Hand leadership over, end streams, make the backend durable, close everything."""
+        self.defragmenter.stop()
         await self._hand_over()
         self.member.stop()
         await self._end_service()
@@ -325,7 +326,6 @@ class Server:
         await self.transport.close()
         await self.loop.run_in_executor(None, self.wal_writer.close)
         self.state.wal.close()
-        self.defragmenter.stop()
         await self.backend_thread.commit()
         self.backend_thread.shutdown()
         self.state.backend.close()

@@ -96,6 +96,11 @@ class _Calls:
         """Call ``etcdserverpb.<name>`` (such as ``KV/Put``) with a ready request."""
         return self._unary[name](request, timeout=timeout)
 
+    def call_that_needs_a_leader(self, name: str, request: Any) -> Any:
+        """`call` with the metadata ``hasleader: true`` (GEN-12)."""
+        metadata = (("hasleader", "true"),)
+        return self._unary[name](request, timeout=DEFAULT_TIMEOUT, metadata=metadata)
+
     def put(
         self, key: bytes, value: bytes = b"", *, timeout: float = DEFAULT_TIMEOUT, **fields: Any
     ) -> Any:

@@ -190,6 +190,22 @@ def _revision(cluster: Cluster, i: int) -> int:
         return 0
 
 
+@pytest.mark.skipif(reference_under_test(), reason="a promise of this server")
+def test_stop_does_not_wait_for_a_defragmentation(tmp_path: Path) -> None:
+    """SIGTERM in the middle of a copy: it ends in good order and leaves nothing of it."""
+    with Cluster(1, tmp_path) as cluster:
+        cluster.start_all()
+        write_rounds(cluster.client(0), 4)
+        starting = threading.Thread(target=lambda: _try_defragment(cluster.client(0)))
+        starting.start()
+        assert poll((snap_dir(cluster, 0) / "db.packed").exists), "no copy is being made"
+        assert cluster.terminate(0) == 0
+        starting.join()
+        assert files(cluster, 0) == ["db", "db-lock"]
+        cluster.start_all()
+        assert cluster.client(0).get(b"big/0").kvs[0].value == bytes(VALUE)
+
+
 @pytest.mark.skipif(reference_under_test(), reason="etcd queues one behind the other")
 def test_calls_at_once_share_one_defragmentation(tmp_path: Path) -> None:
     """However many ask, the member is kept busy once."""

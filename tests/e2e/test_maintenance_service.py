@@ -8,10 +8,20 @@ from pathlib import Path
 import grpc
 import pytest
 
+from kvstore.pb import rpc_pb2
 from tests.e2e.cluster import Cluster, reference_under_test, wait_until
 from tests.e2e.etcdctl import error, ok
 
 VALIDATE, ENABLE, CANCEL = 0, 1, 2
+REQUESTS = {
+    "Maintenance/Status": rpc_pb2.StatusRequest(),
+    "Maintenance/Hash": rpc_pb2.HashRequest(),
+    "Maintenance/HashKV": rpc_pb2.HashKVRequest(),
+    "Maintenance/Alarm": rpc_pb2.AlarmRequest(),
+    "Maintenance/Defragment": rpc_pb2.DefragmentRequest(),
+    "Maintenance/MoveLeader": rpc_pb2.MoveLeaderRequest(targetID=1),
+    "Maintenance/Downgrade": rpc_pb2.DowngradeRequest(version="3.5"),
+}
 DEADLINE_SECONDS = 30.0
 PRECONDITION, UNKNOWN = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNKNOWN
 ours = pytest.mark.skipif(reference_under_test(), reason="the reference is etcd 3.5")
@@ -63,7 +73,8 @@ def test_status_tells_versions_and_sizes(settled: Cluster) -> None:
 
 
 def test_status_without_a_leader_is_local_and_says_so(tmp_path: Path) -> None:
-    """MNT-01, MNT-03: leader 0 and the text of NoLeader; no quorum is needed to say it."""
+    """MNT-01, MNT-03: leader 0 and the text of NoLeader; no quorum is needed to say it. GEN-12: who
+    asks for a leader is told that there is none, by every call."""
     with Cluster(3, tmp_path) as cluster:
         cluster.start_all()
         survivor = cluster.followers()[0]
@@ -76,6 +87,17 @@ def test_status_without_a_leader_is_local_and_says_so(tmp_path: Path) -> None:
             "the last member has no leader",
         )
         assert list(cluster.client(survivor).status().errors) == ["etcdserver: no leader"]
+        for name, request in REQUESTS.items():
+            answer = refused(cluster.client(survivor).call_that_needs_a_leader, name, request)
+            assert answer == (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader"), name
+
+
+def test_no_quota_is_told_as_a_negative_one(tmp_path: Path) -> None:
+    """MNT-02, MNT-14."""
+    with Cluster(1, tmp_path, extra_flags=["--quota-backend-bytes=-1"]) as cluster:
+        cluster.start_all()
+        assert cluster.client(0).status().dbSizeQuota in ((0,) if reference_under_test() else (-1,))
+        cluster.client(0).put(b"k", bytes(1_000_000))
 
 
 # -- HashKV ----------------------------------------------------------------------------------------
