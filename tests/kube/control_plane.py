@@ -105,6 +105,7 @@ class ControlPlane:
     def __init__(self, folder: Path, endpoints: Sequence[str], flags: Sequence[str] = ()) -> None:
         apiserver = named_binary("KUBE_APISERVER")
         assert apiserver is not None
+        self.program = apiserver
         self._folder = folder
         self._ports = free_ports(3)
         self.credentials = make_credentials(folder / "credentials", self._ports[0])
