@@ -26,6 +26,7 @@ from kvstore.apply.txn import (
     is_read_only_txn,
     is_serializable_txn,
     read_only_txn_body,
+    read_only_txn_steps,
 )
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "range_body",
     "range_body_steps",
     "read_only_txn_body",
+    "read_only_txn_steps",
 ]

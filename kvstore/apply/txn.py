@@ -12,11 +12,19 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from kvstore import errors
-from kvstore.apply.operations import Answer, check_put_state, delete_range_in, put_in, range_body
+from kvstore.apply.operations import (
+    Answer,
+    check_put_state,
+    delete_range_in,
+    encode_range,
+    put_in,
+    range_body,
+)
 from kvstore.apply.ports import Lessor
 from kvstore.mvcc.index import KeyRecord
 from kvstore.mvcc.keyvalue import length_delimited, varint
-from kvstore.mvcc.range import interval
+from kvstore.mvcc.range import interval, range_steps
+from kvstore.mvcc.steps import Steps, drain
 from kvstore.mvcc.store import Store, WriteTxn
 from kvstore.pb.kv_pb2 import KeyValue
 from kvstore.pb.rpc_pb2 import Compare, RangeRequest, RequestOp, TxnRequest
@@ -69,7 +77,14 @@ def apply_txn(store: Store, lessor: Lessor, request: TxnRequest) -> Answer:
 
 
 def read_only_txn_body(store: Store, request: TxnRequest) -> Answer:
-    """Run a transaction of which `is_read_only_txn` holds; all of it sees one instant (TXN-25).
+    """Run a transaction of which `is_read_only_txn` holds, in one go. Raises EtcdError."""
+    return drain(read_only_txn_steps(store, request))
+
+
+def read_only_txn_steps(store: Store, request: TxnRequest) -> Steps[Answer]:
+    """Run a transaction of which `is_read_only_txn` holds, in slices (see `kvstore.mvcc.steps`).
+
+    All of it sees one instant (TXN-25). Compares and checks are in the first slice.
 
     Raises:
         EtcdError: FUTURE_REV or COMPACTED.
@@ -77,9 +92,19 @@ def read_only_txn_body(store: Store, request: TxnRequest) -> Answer:
     plan = _plan(store, request)
     for op in plan.ops:
         _check_range(store, op.request_range)
-    store.txns += 1
-    responses = [_range_response(store, op.request_range) for op in plan.ops]
-    return store.revision, _txn_response(plan.succeeded, responses)
+    now = lowest = store.revision
+    for op in plan.ops:
+        if 0 < op.request_range.revision < lowest:
+            lowest = op.request_range.revision
+    responses = []
+    with store.pinned(lowest):
+        for op in plan.ops:
+            found = yield from range_steps(store, op.request_range, now)
+            body = _inner_header(now) + encode_range(found)
+            responses.append(length_delimited(_RANGE, body))
+            if op.request_range.range_end:
+                yield
+    return now, _txn_response(plan.succeeded, responses)
 
 
 class _Plan(NamedTuple):

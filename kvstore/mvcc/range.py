@@ -57,16 +57,22 @@ def interval(key: bytes, range_end: bytes) -> tuple[bytes, bytes | None]:
     return key, None if range_end == b"\0" else range_end
 
 
-def range_steps(store: Store, request: RangeRequest) -> Steps[Range]:
+def range_steps(store: Store, request: RangeRequest, now: int | None = None) -> Steps[Range]:
     """Answer a range in slices; each slice looks at up to SLICE_KEYS keys or SLICE_BYTES of values.
 
     Checks happen in the first slice. Between slices anything may be written or compacted.
 
+    Args:
+        now: the revision to take for the latest. The caller has then checked and pinned what the
+            request reads.
+
     Raises:
         EtcdError: FUTURE_REV, COMPACTED.
     """
-    at = store.read_revision(request.revision)
-    revision = store.newest
+    if now is None:
+        at, revision = store.read_revision(request.revision), store.newest
+    else:
+        at, revision = request.revision if request.revision > 0 else now, now
     start, end = interval(request.key, request.range_end)
     if end is not None and end <= start:
         return Range([], False, 0, revision)

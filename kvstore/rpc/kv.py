@@ -18,7 +18,7 @@ from kvstore.apply.kv import (
     range_body_steps,
 )
 from kvstore.apply.quota import put_cost, txn_cost
-from kvstore.apply.txn import is_read_only_txn, is_serializable_txn, read_only_txn_body
+from kvstore.apply.txn import is_read_only_txn, is_serializable_txn, read_only_txn_steps
 from kvstore.errors import LEADER_CHANGED, EtcdError
 from kvstore.histogram import FAST_S
 from kvstore.mvcc.steps import Steps
@@ -78,9 +78,15 @@ class KVService:
         try:
             if not is_serializable_txn(request):
                 await self._core.fresh()
-            answer = self._encode(read_only_txn_body(self._core.store, request))
+            steps = read_only_txn_steps(self._core.store, request)
+            try:
+                next(steps)
+            except StopIteration as end:
+                body = end.value
+            else:
+                body = await self._rest(steps)
             observed = self.read_only_txn_times.ok
-            return answer
+            return self._encode(body)
         finally:
             observed.observe(perf_counter() - began)
 
@@ -115,6 +121,12 @@ class KVService:
         return self._run_on(steps, began)
 
     async def _run_on(self, steps: Steps[Body], began: float) -> bytes:
+        body = await self._rest(steps)
+        self.range_times.ok.observe(perf_counter() - began)
+        return self._encode(body)
+
+    async def _rest(self, steps: Steps[Body]) -> Body:
+        """Run all slices but the first, between other events."""
         installs = self._core.installs
         while True:
             await asyncio.sleep(0)
@@ -123,8 +135,8 @@ class KVService:
             try:
                 next(steps)
             except StopIteration as end:
-                self.range_times.ok.observe(perf_counter() - began)
-                return self._encode(end.value)
+                body: Body = end.value
+                return body
 
     def _when_fresh(self, make: Callable[[], Steps[Body]]) -> Awaitable[bytes]:
         """Read when the local state is fresh: short reads are answered without another task."""

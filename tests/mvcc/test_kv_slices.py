@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.apply.kv import range_body_steps
+from kvstore.apply.kv import range_body_steps, read_only_txn_steps
 from kvstore.mvcc import index as index_module
 from kvstore.mvcc.hash import hash_kv_steps
 from kvstore.mvcc.range import range_steps
 from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps, drain
-from kvstore.pb.rpc_pb2 import RangeRequest, RangeResponse
+from kvstore.pb.rpc_pb2 import (
+    Compare,
+    RangeRequest,
+    RangeResponse,
+    RequestOp,
+    TxnRequest,
+    TxnResponse,
+)
 from kvstore.storage.lmdb_backend import LmdbBackend
 from tests.mvcc.kv_member import ALL, KvMember, lmdb_member
 
@@ -35,16 +42,22 @@ def disturb(member: KvMember, step: int) -> None:
     member.backend.commit()
 
 
-def finish(member: KvMember, steps: Steps[tuple[int, bytes]]) -> tuple[int, RangeResponse, int]:
-    """Run a sliced read, disturbing it between slices; return revision, response and pauses."""
+def run(member: KvMember, steps: Steps[tuple[int, bytes]]) -> tuple[int, bytes, int]:
+    """Run a sliced read, disturbing it between slices; return revision, body and pauses."""
     pauses = 0
     while True:
         try:
             next(steps)
         except StopIteration as stop:
-            return stop.value[0], RangeResponse.FromString(stop.value[1]), pauses
+            return stop.value[0], stop.value[1], pauses
         disturb(member, pauses)
         pauses += 1
+
+
+def finish(member: KvMember, steps: Steps[tuple[int, bytes]]) -> tuple[int, RangeResponse, int]:
+    """`run` for a range."""
+    revision, body, pauses = run(member, steps)
+    return revision, RangeResponse.FromString(body), pauses
 
 
 @pytest.mark.parametrize(
@@ -95,6 +108,32 @@ def test_a_sliced_count_is_of_one_revision(
     _, response, pauses = finish(member, range_body_steps(member.store, request))
     assert (response.count, pauses > 0) == (KEYS, True)
     assert member.range(ALL, ALL, count_only=True).count == len(member.keys())
+
+
+def test_a_transaction_of_long_ranges_is_of_one_instant(member: KvMember) -> None:
+    """RNG-29, TXN-21, TXN-25: header, compare, past and present; nobody waits for all of it."""
+    fill(member)
+    for n in range(0, KEYS, 2):
+        member.put(b"%05d" % n, b"newer")
+    now, past = member.revision, 1 + KEYS
+    everything = {"key": ALL, "range_end": ALL}
+    ranges = [
+        RangeRequest(**everything),
+        RangeRequest(**everything, revision=past, sort_target=RangeRequest.VALUE),
+        RangeRequest(**everything, count_only=True),
+        RangeRequest(key=b"00000"),
+        RangeRequest(**everything, keys_only=True, sort_order=RangeRequest.DESCEND),
+    ]
+    compare = Compare(key=b"00000", target=Compare.VALUE, value=b"newer")
+    ops = [RequestOp(request_range=request) for request in ranges]
+    expected = [member.ask(request) for request in ranges]
+    steps = read_only_txn_steps(member.store, TxnRequest(compare=[compare], success=ops))
+    revision, body, pauses = run(member, steps)
+    response = TxnResponse.FromString(body)
+    assert (revision, response.succeeded) == (now, True)
+    assert [answer.response_range for answer in response.responses] == expected
+    assert pauses > len(ranges)
+    assert member.revision > now
 
 
 def test_big_values_end_a_slice_early(member: KvMember) -> None:

@@ -238,6 +238,19 @@ def test_a_delete_and_a_put_of_one_revision_are_both_kept(member: KvMember) -> N
     assert (found.create_revision, found.mod_revision, found.version) == (6, 6, 1)
 
 
+def test_a_put_that_would_keep_what_the_txn_has_deleted_keeps_nothing(member: KvMember) -> None:
+    """TXN-09, TXN-13, PUT-09: etcd's process ends on it; here all members write the same."""
+    member.grant(1)
+    member.put(b"a", b"old", lease=1)
+    response = member.txn(
+        success=[delete_op(ALL, ALL), put_op(b"a", ignore_value=True, ignore_lease=True)]
+    )
+    assert response.header.revision == 3
+    (found,) = member.range(b"a").kvs
+    assert (found.value, found.lease, found.version, found.create_revision) == (b"", 0, 1, 3)
+    assert member.lessor.keys(1) == []
+
+
 def test_op_count_limit(member: KvMember) -> None:
     """TXN-11: the longest of the three lists counts."""
     ops = [put_op(b"%d" % n) for n in range(MAX_TXN_OPS)]
