@@ -8,6 +8,7 @@ the log like everything else, and is answered when it is applied here.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -46,9 +47,15 @@ class Reconfiguration:
 
 
 class ClusterService:
-    """MemberList, MemberAdd, MemberRemove, MemberUpdate, MemberPromote."""
+    """MemberList, MemberAdd, MemberRemove, MemberUpdate, MemberPromote.
+
+    Attributes:
+        promotions, promotion_failures: how many succeeded, and failed by text.
+    """
 
     def __init__(self, core: Core, calls: PeerCalls, checks: Reconfiguration) -> None:
+        self.promotions = 0
+        self.promotion_failures: Counter[str] = Counter()
         self._core = core
         self._checks = checks
         calls.register(PeerMethod.LEARNER_READY, self._learner_ready)
@@ -106,12 +113,21 @@ class ClusterService:
 
     async def member_promote(self, call: Call, request: rpc_pb2.MemberPromoteRequest) -> bytes:
         """Make a learner that has caught up a voter (CLU-13)."""
+        try:
+            answer = await self._promote(request.ID)
+        except EtcdError as error:
+            self.promotion_failures[error.message] += 1
+            raise
+        self.promotions += 1
+        return answer
+
+    async def _promote(self, member_id: int) -> bytes:
         core = self._core
-        _check_id(request.ID)
-        payload = request.ID.to_bytes(8, "big")
+        _check_id(member_id)
+        payload = member_id.to_bytes(8, "big")
         await ask_leader(core, PeerMethod.LEARNER_READY, payload, self._learner_ready)
         self._strict("promote", lambda: rules.check_promote(core.cluster))
-        return await core.change(Kind.MEMBER_PROMOTE, changes.encode_id(request.ID))
+        return await core.change(Kind.MEMBER_PROMOTE, changes.encode_id(member_id))
 
     async def _learner_ready(self, payload: bytes) -> bytes:
         """Check, as leader, that a member may be promoted; nothing is changed."""

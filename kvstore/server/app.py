@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvstore.pb import election_pb2, health_pb2, lock_pb2, rpc_pb2
 from kvstore.rpc.auth import UNSERVED, AuthService
-from kvstore.rpc.cluster import ClusterService, Reconfiguration
 from kvstore.rpc.downgrade import DowngradeService
 from kvstore.rpc.election import ElectionService
 from kvstore.rpc.grpc import GrpcRouter, Timing
@@ -51,12 +50,7 @@ def _register(router: GrpcRouter, server: Server) -> None:
     kv = server.kv
     watch = WatchService(core)
     lease = server.leases
-    checks = Reconfiguration(
-        server.config.strict_reconfig_check,
-        server.config.max_learners,
-        server.transport.stats.connected,
-    )
-    cluster = ClusterService(core, server.calls, checks)
+    cluster = server.members
     maintenance = server.maintenance
     downgrade = DowngradeService(core)
     health = HealthService()

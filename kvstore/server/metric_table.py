@@ -46,6 +46,12 @@ _SERVER: Final = {
     "etcd_server_has_leader": _gauge("1 if this member knows a leader, else 0."),
     "etcd_server_is_leader": _gauge("1 if this member is the leader, else 0."),
     "etcd_server_is_learner": _gauge("1 if this member is a learner, else 0."),
+    "etcd_server_learner_promote_failures": _counter(
+        "Promotions of learners that this member was asked for and that failed.", "Reason"
+    ),
+    "etcd_server_learner_promote_successes": _counter(
+        "Promotions of learners that this member was asked for."
+    ),
     "etcd_server_leader_changes_seen_total": _counter("Changes of leader seen."),
     "etcd_server_proposals_committed_total": _gauge("Index of the last committed entry."),
     "etcd_server_proposals_applied_total": _gauge("Index of the last applied entry."),
@@ -222,8 +228,6 @@ NOT_EXPOSED: Final[Mapping[str, str]] = {
     "etcd_grpc_proxy_events_coalescing_total": _NO_PROXY,
     "etcd_grpc_proxy_watchers_coalescing_total": _NO_PROXY,
     "etcd_server_go_version": "there is no Go here",
-    "etcd_server_learner_promote_failures": "comes with MemberPromote",
-    "etcd_server_learner_promote_successes": "comes with MemberPromote",
     "go_*": "of the Go runtime",
     "up": "made by the scraper",
 }  # fmt: skip

@@ -128,6 +128,10 @@ class ServerMetrics:
             "etcd_server_has_leader": int(bool(raft.leader)),
             "etcd_server_is_leader": int(member.is_leader),
             "etcd_server_is_learner": int(raft.is_learner),
+            "etcd_server_learner_promote_failures": {
+                (reason,): count for reason, count in server.members.promotion_failures.items()
+            },
+            "etcd_server_learner_promote_successes": server.members.promotions,
             "etcd_server_leader_changes_seen_total": member.leader_changes,
             "etcd_server_proposals_committed_total": raft.commit_index,
             "etcd_server_proposals_applied_total": member.applied_index,

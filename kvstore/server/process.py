@@ -35,6 +35,7 @@ from kvstore.node.request import Kind, first_request_id
 from kvstore.peer.handshake import Standing
 from kvstore.peer.http import Pages
 from kvstore.peer.transport import PeerTransport, SnapshotReader
+from kvstore.rpc.cluster import ClusterService, Reconfiguration
 from kvstore.rpc.core import Core
 from kvstore.rpc.kv import KVService
 from kvstore.rpc.lease import LeaseService
@@ -220,6 +221,10 @@ class Server:
             self.metrics.observe_backend_copy,
         )
         self.leases = LeaseService(self.core, self.calls)
+        checks = Reconfiguration(
+            config.strict_reconfig_check, config.max_learners, self.transport.stats.connected
+        )
+        self.members = ClusterService(self.core, self.calls, checks)
         self.front = build_front(self)
         self.router = self.front.router
         register_services(self.router, self)

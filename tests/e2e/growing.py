@@ -99,7 +99,7 @@ class GrowingCluster(Cluster):
         """Remove member `i`, asking another or itself."""
         member_id = f"{self.id_of(i, asked):x}"
         out = ok(self.ctl_until_healthy("member", "remove", member_id, asked=asked))
-        assert re.fullmatch(rf"Member +{member_id} removed from cluster [0-9a-f]+\n", out), out
+        assert re.fullmatch(rf"Member +{member_id} removed from cluster +[0-9a-f]+\n", out), out
 
     def wait_gone(self, i: int) -> None:
         """The process of a removed member ends by itself, without an error."""

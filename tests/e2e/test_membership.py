@@ -20,7 +20,10 @@ from tests.e2e.etcdctl import ok
 from tests.e2e.growing import UNHEALTHY, GrowingCluster, rejected, until_true
 
 Code = grpc.StatusCode
-NOT_FOR_LEARNERS = (Code.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")
+NOT_FOR_LEARNERS = (
+    Code.UNAVAILABLE if reference_under_test() else Code.FAILED_PRECONDITION,  # 3.5 and 3.6
+    "etcdserver: rpc not supported for learner",
+)
 
 
 # -- growing and shrinking -------------------------------------------------------------------------
@@ -240,10 +243,9 @@ def test_kubeadm_joins_control_planes_and_resets_one(tmp_path: Path) -> None:
                     return None
 
             answer = until_true(add, what="the learner is added")
-            assert rejected(lambda url=url: cluster.client(0).member_add(url, learner=True))[1] in (
-                "etcdserver: Peer URLs already exists",
-                "etcdserver: too many learner members in cluster",
-            )
+            if not reference_under_test():  # 3.5.1 may lose a change that follows at once
+                refused = rejected(lambda url=url: cluster.client(0).member_add(url, learner=True))
+                assert refused[1] == "etcdserver: Peer URLs already exists"
             # It names the members that it does not know by the ids it was told.
             initial = [
                 (m.name or cluster.members[url_index].name, u)
