@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import shutil
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tests.e2e.client import AsyncClient, Client, prefix_end, write_until
 from tests.e2e.cluster import reference_under_test
 from tests.e2e.etcdctl import ok
 from tests.e2e.growing import UNHEALTHY, GrowingCluster, rejected, until_true
+from tests.e2e.prometheus import scrape
 
 Code = grpc.StatusCode
 NOT_FOR_LEARNERS = (
@@ -106,6 +110,9 @@ def with_learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gro
         yield cluster, cluster.join(learner=True)
 
 
+PROMOTED = "etcd_server_learner_promote_successes"
+
+
 def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
         call()
@@ -143,6 +150,26 @@ def test_learner_refuses_streams_and_health(with_learner: tuple[GrowingCluster, 
         assert refusal(lambda: next(follow(check, timeout=10))) == NOT_FOR_LEARNERS
 
 
+def test_learner_refuses_calls_over_http_too(with_learner: tuple[GrowingCluster, int]) -> None:
+    """GEN-15: the gateway serves what gRPC does."""
+    cluster, learner = with_learner
+
+    def post(path: str, body: dict[str, Any]) -> tuple[int, str]:
+        url = f"http://{cluster.members[learner].endpoint}/v3/{path}"
+        try:
+            with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode()
+
+    key = base64.b64encode(b"before").decode()
+    status, answer = post("kv/put", {"key": key})
+    assert status >= 400
+    assert NOT_FOR_LEARNERS[1] in answer
+    assert NOT_FOR_LEARNERS[1] in post("kv/range", {"key": key})[1]
+    assert post("kv/range", {"key": key, "serializable": True})[0] == 200
+
+
 def test_learner_serves_status_and_serializable_reads(
     with_learner: tuple[GrowingCluster, int],
 ) -> None:
@@ -151,6 +178,8 @@ def test_learner_serves_status_and_serializable_reads(
     client = cluster.client(learner)
     assert client.status().isLearner
     assert client.status().leader == cluster.client(0).status().leader
+    if not reference_under_test():
+        assert scrape(cluster.members[learner].endpoint).sum("etcd_server_is_learner") == 1
     assert client.get(b"before", serializable=True).kvs[0].value == b"it came"
     assert refusal(lambda: client.get(b"before")) == NOT_FOR_LEARNERS
     revision = cluster.client(0).put(b"after", b"it came").header.revision
@@ -209,6 +238,10 @@ def test_learner_is_promoted_through_any_member(with_learner: tuple[GrowingClust
     leader = cluster.leader()
     cluster.client(leader).move_leader(member_id)
     until_true(lambda: cluster.leader_now() == learner, what="the promoted member leads")
+    if not reference_under_test():
+        assert scrape(cluster.members[follower].endpoint).sum(PROMOTED) == 1
+        failed = scrape(cluster.members[learner].endpoint)
+        assert failed.sum("etcd_server_learner_promote_failures", Reason=again[1]) == 1
     cluster.wait_equal_hashes()
 
 
