@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.e2e.client import Client
 from tests.e2e.cluster import Cluster, reference_under_test, wait_until
 from tests.e2e.etcdctl import EtcdctlStream
 from tests.e2e.locks import WAIT_SECONDS, Locks, line, status_of, wait_for_line
@@ -205,3 +206,79 @@ def test_a_waiter_on_a_member_brought_back_by_a_snapshot_gets_its_turn(tmp_path:
 
 def _says(log: Path, text: str) -> bool:
     return text in log.read_text(errors="replace")
+
+
+WORKERS = 5
+ROUNDS = 8
+
+
+class Worker:
+    """Adds to a counter under a lock, without any other guard, on whichever member answers."""
+
+    def __init__(self, cluster: Cluster, number: int, lease: int) -> None:
+        self.clients = [Client(endpoint) for endpoint in cluster.endpoints]
+        self.turn = number
+        self.lease = lease
+        self.added = 0
+        self.unclear = 0
+        """Puts that may have happened: they had no answer."""
+
+    @property
+    def client(self) -> Client:
+        return self.clients[self.turn % 3]
+
+    def insist(self, call: Callable[[Client], Any]) -> Any:
+        """Ask one member after another until one answers; for what may be repeated."""
+
+        def attempt() -> Any:
+            try:
+                return [call(self.client)]
+            except grpc.RpcError:
+                self.turn += 1
+                return None
+
+        return wait_until(attempt, 2 * WAIT_SECONDS, "an answer")[0]
+
+    def run(self) -> None:
+        for _ in range(ROUNDS):
+            held = self.insist(lambda client: Locks(client).lock(b"l", self.lease).result())
+            value = self.insist(lambda client: client.get(b"counter")).kvs[0].value
+            try:
+                self.client.put(b"counter", b"%d" % (int(value) + 1))
+                self.added += 1
+            except grpc.RpcError:
+                self.unclear += 1
+                self.turn += 1
+            self.insist(lambda client: Locks(client).unlock(held.key).result())  # noqa: B023
+        for client in self.clients:
+            client.close()
+
+
+def test_no_update_is_lost_under_a_lock_while_leaders_die(tmp_path: Path) -> None:
+    """CON-04..06: nobody works while another holds; who waited on a dead member waits elsewhere."""
+    with three_members(tmp_path) as cluster:
+        cluster.client(0).put(b"counter", b"0")
+        leases = [cluster.client(0).grant(LONG_TTL).ID for _ in range(WORKERS)]
+        workers = [Worker(cluster, number, lease) for number, lease in enumerate(leases)]
+        threads = [threading.Thread(target=worker.run) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for done in (WORKERS * ROUNDS // 4, WORKERS * ROUNDS // 2):
+            wait_until(partial(_added, workers, done), 2 * WAIT_SECONDS, f"{done} additions")
+            leader = cluster.leader()
+            cluster.kill(leader)
+            cluster.start(leader)
+        for thread in threads:
+            thread.join(4 * WAIT_SECONDS)
+            assert not thread.is_alive()
+        cluster.wait_healthy()
+        added = sum(worker.added for worker in workers)
+        unclear = sum(worker.unclear for worker in workers)
+        assert added + unclear == WORKERS * ROUNDS
+        counter = int(cluster.client(0).get(b"counter").kvs[0].value)
+        assert added <= counter <= added + unclear
+        assert line(cluster.client(0), b"l") == []
+
+
+def _added(workers: list[Worker], least: int) -> bool:
+    return sum(worker.added + worker.unclear for worker in workers) >= least

@@ -161,6 +161,21 @@ def test_a_waiter_in_the_middle_that_leaves_lets_nobody_past(
     assert last.result().key == b"middle/" + f"{owners[2]:x}".encode()
 
 
+@pytest.mark.skipif(reference_under_test(), reason="etcd ends the wait with 'compacted'")
+def test_a_waiter_outlives_the_compaction_of_all_that_it_waited_through(
+    client: Client, members: list[Locks], lease: int
+) -> None:
+    """CON-05: removed from disk as well."""
+    held = hold(client, members[0], b"compact")
+    call = members[1].lock(b"compact", lease)
+    wait_for_line(client, b"compact", 2)
+    for _ in range(5):
+        client.compact(client.put(b"elsewhere", b"").header.revision, physical=True)
+    assert not call.done()
+    members[0].unlock(held.key).result()
+    assert call.result().key == b"compact/" + f"{lease:x}".encode()
+
+
 # -- giving up -------------------------------------------------------------------------------------
 
 
