@@ -19,7 +19,7 @@ import pytest
 from kvstore.pb import health_pb2
 from tests.e2e.client import AsyncClient, Client, prefix_end, write_until
 from tests.e2e.cluster import reference_under_test
-from tests.e2e.etcdctl import ok
+from tests.e2e.etcdctl import distro_binary, ok
 from tests.e2e.growing import UNHEALTHY, GrowingCluster, rejected, until_true
 from tests.e2e.prometheus import scrape
 
@@ -469,3 +469,34 @@ def test_joiner_that_was_not_added_is_told(tmp_path: Path) -> None:
         assert cluster.wait_exit(stranger) not in (0, None)
         assert "member count is unequal" in member.log_tail()
         assert _writes(cluster, 0)
+
+
+def test_the_last_member_stays(tmp_path: Path) -> None:
+    """CLU-10: and is no learner to be promoted."""
+    with GrowingCluster(1, tmp_path) as cluster:
+        cluster.start_all()
+        own = cluster.id_of(0)
+        enough = "etcdserver: re-configuration failed due to not enough started members"
+        assert refusal(lambda: cluster.client(0).member_remove(own)) == (Code.UNKNOWN, enough)
+        assert refusal(lambda: cluster.client(0).member_promote(own))[0] == Code.FAILED_PRECONDITION
+        if reference_under_test():
+            return  # without the check it ends, with a panic
+        cluster.kill(0)
+        cluster.start(0, "--strict-reconfig-check=false")
+        cluster.wait_healthy()
+        assert refusal(lambda: cluster.client(0).member_remove(own)) == (Code.UNKNOWN, enough)
+        assert _writes(cluster, 0)
+
+
+def test_cluster_of_etcd_is_not_joined(tmp_path: Path) -> None:
+    """Its members speak another protocol between them: better to say so than to try for ever."""
+    if reference_under_test():
+        pytest.skip("etcd may join etcd")
+    with GrowingCluster(1, tmp_path) as cluster:
+        ours, cluster.program = cluster.program, (distro_binary("etcd"),)
+        cluster.start_all()
+        joiner = cluster.add()
+        cluster.program = ours
+        cluster.start(joiner)
+        assert cluster.wait_exit(joiner) not in (0, None)
+        assert "another peer protocol" in cluster.members[joiner].log_tail()
