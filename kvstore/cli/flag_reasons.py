@@ -11,7 +11,6 @@ from typing import Final
 
 _TLS: Final = "TLS is not part of this server yet"
 _AUTH: Final = "the Auth service is not part of this server yet"
-_DISCOVERY: Final = "give all members with --initial-cluster; there is no bootstrap by discovery"
 _SRV: Final = (
     "give all members with --initial-cluster; there is no DNS resolver for SRV records here"
 )
@@ -37,14 +36,6 @@ REASONS: Final[Mapping[str, str]] = {
         *("tls-min-version", "tls-max-version"),
     ),
     **_all(_AUTH, "auth-token", "bcrypt-cost", "auth-token-ttl"),
-    **_all(
-        _DISCOVERY,
-        *("discovery-token", "discovery-endpoints", "discovery-dial-timeout"),
-        *("discovery-request-timeout", "discovery-keepalive-time", "discovery-keepalive-timeout"),
-        *("discovery-insecure-transport", "discovery-insecure-skip-tls-verify", "discovery-cert"),
-        *("discovery-key", "discovery-cacert", "discovery-user", "discovery-password"),
-        *("discovery-fallback",),
-    ),
     **_all(_SRV, "discovery-srv", "discovery-srv-name"),
     **_all(
         _TRACING,
@@ -59,6 +50,7 @@ REASONS: Final[Mapping[str, str]] = {
         *("peer-heartbeat-interval", "retry-interval", "snapshot", "test.coverprofile"),
         *("test.outputdir", "v", "vv"),
     ),
+    "discovery-insecure-skip-tls-verify": "grpcio cannot leave it out; see --discovery-cacert",
     "max-wals": "no more files are kept than are needed",
     "backend-bbolt-freelist-type": "the backend is not bbolt",
     "downgrade-check-time": "there are no downgrades of the cluster version here",

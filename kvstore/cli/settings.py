@@ -6,6 +6,7 @@ they pass only at their default. Rules between settings are in `kvstore.server.c
 
 from __future__ import annotations
 
+from kvstore.cli.discovery_flags import read_discovery
 from kvstore.cli.feature_gates import parse_gates
 from kvstore.cli.flag_table import BY_NAME, Status
 from kvstore.cli.retention import parse_retention
@@ -37,7 +38,7 @@ class NotImplementedFlag(Exception):
     """A flag of etcd is set that this server does not have; the text names it."""
 
 
-class _Reader:
+class Reader:
     """Typed access to the settings, with the table's defaults behind them."""
 
     def __init__(self, settings: Settings) -> None:
@@ -88,7 +89,7 @@ def build_config(settings: Settings) -> Config:
         raise ConfigError(
             "--advertise-client-urls is required when --listen-client-urls is set explicitly"
         )
-    read = _Reader(settings)
+    read = Reader(settings)
     name = read.text("name")
     config = Config(
         name=name,
@@ -114,6 +115,7 @@ def build_config(settings: Settings) -> Config:
         initial_cluster=_initial_cluster(settings, read),
         initial_cluster_state=read.text("initial-cluster-state"),
         initial_cluster_token=read.text("initial-cluster-token"),
+        discovery=read_discovery(settings, read),
         force_new_cluster=read.switch("force-new-cluster"),
         bootstrap_defrag_megabytes=read.number("bootstrap-defrag-threshold-megabytes"),
         memory_mlock=read.switch("memory-mlock"),
@@ -160,18 +162,18 @@ def refuse_missing(settings: Settings) -> None:
         raise NotImplementedFlag(f"flag --{name} is {what}{by}: {flag.reason}")
 
 
-def _initial_cluster(settings: Settings, read: _Reader) -> InitialCluster:
+def _initial_cluster(settings: Settings, read: Reader) -> InitialCluster:
     if "initial-cluster" in settings.values:
         return parse_initial_cluster(read.text("initial-cluster"))
     return ((read.text("name"), read.texts("initial-advertise-peer-urls")),)
 
 
-def _auto_compaction(read: _Reader) -> AutoCompaction | None:
+def _auto_compaction(read: Reader) -> AutoCompaction | None:
     retention = read.text("auto-compaction-retention") or "0"
     return parse_retention(read.text("auto-compaction-mode"), retention)
 
 
-def _client_sockets(read: _Reader) -> SocketOptions:
+def _client_sockets(read: Reader) -> SocketOptions:
     """Pings of gRPC are the kernel's probes here; a vanished client is never waited for longer
     than by our own default, whatever the flag says."""
     interval_s, timeout_s = (
@@ -187,7 +189,7 @@ def _client_sockets(read: _Reader) -> SocketOptions:
     )
 
 
-def _peer_sockets(read: _Reader) -> SocketOptions:
+def _peer_sockets(read: Reader) -> SocketOptions:
     """As in etcd, shorter time-outs than the default are raised to it."""
     return peer_sockets(
         max(read.seconds("raft-read-timeout"), PEER_TIMEOUT_S),
@@ -196,7 +198,7 @@ def _peer_sockets(read: _Reader) -> SocketOptions:
     )
 
 
-def _log_rotation(read: _Reader) -> LogRotation | None:
+def _log_rotation(read: Reader) -> LogRotation | None:
     if not read.switch("enable-log-rotation"):
         return None
     try:

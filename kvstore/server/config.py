@@ -70,6 +70,30 @@ class ConfigError(Exception):
     """A setting breaks a rule; the text names the flag."""
 
 
+class DiscoveryFailed(Exception):
+    """The cluster cannot be formed by discovery as asked for; the text is etcd's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """How a new cluster is found; a field is the flag of the same name after ``discovery-``."""
+
+    token: str
+    endpoints: tuple[str, ...]
+    """``host:port`` or URLs of the discovery service, at least one."""
+    dial_timeout_s: float = 2.0
+    request_timeout_s: float = 5.0
+    keepalive_time_s: float = 2.0
+    keepalive_timeout_s: float = 6.0
+    insecure_transport: bool = True
+    """Without TLS."""
+    cert: str = ""
+    key: str = ""
+    cacert: str = ""
+    user: str = ""
+    password: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The settings of one member; a field is the flag of the same name unless it says otherwise."""
@@ -124,6 +148,8 @@ class Config:
     initial_cluster_token: str = "etcd-cluster"
     """Bootstrap token; it enters the member and cluster ids."""
 
+    discovery: Discovery | None = None
+    """How a new member finds `initial_cluster`, when that is not given."""
     force_new_cluster: bool = False
     """Go on alone with the data of this member; without meaning when there are none."""
     bootstrap_defrag_megabytes: int = 0

@@ -94,6 +94,15 @@ def position_of(path: Path) -> SnapshotMeta:
     return applied or SnapshotMeta()
 
 
+def has_data(config: Config) -> bool:
+    """Tell whether a member has started here before."""
+    return Wal.exists(str(_wal_dir(config)))
+
+
+def _wal_dir(config: Config) -> Path:
+    return Path(config.wal_dir or f"{config.data_dir}/member/wal")
+
+
 def open_state(config: Config) -> State:
     """Open what is there, or make the state of a new member.
 
@@ -102,7 +111,7 @@ def open_state(config: Config) -> State:
         ConfigError, JoinError: a first start whose flags do not fit, together or to a cluster.
     """
     root = Path(config.data_dir) / "member"
-    wal_dir = Path(config.wal_dir) if config.wal_dir else root / "wal"
+    wal_dir = _wal_dir(config)
     snap_dir = root / "snap"
     if root.with_name(UNFINISHED).exists():
         raise DataDirError(

@@ -5,16 +5,37 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from kvstore.server.config import Config
-from kvstore.server.datadir import State
+from kvstore.server.config import Config, ConfigError, DiscoveryFailed
+from kvstore.server.datadir import DataDirError, State, has_data
 from kvstore.server.force_new_cluster import stand_alone
-from kvstore.server.memory import lock_memory
-from kvstore.storage.errors import CopyFailed
+from kvstore.server.join import JoinError
+from kvstore.server.memory import MlockFailed, lock_memory
+from kvstore.storage.errors import CopyFailed, StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend
 
 log = logging.getLogger("server")
 
 MEGABYTE: Final = 1024 * 1024
+
+
+REFUSALS: Final = (
+    *(DataDirError, StorageError, ConfigError, JoinError, MlockFailed, DiscoveryFailed),
+)
+"""What ends the start with a text that says why."""
+
+
+def find_cluster(config: Config) -> Config:
+    """Return the configuration with the cluster that discovery has found, if it is needed.
+
+    Raises DiscoveryFailed, ConfigError.
+    """
+    if has_data(config):
+        log.warning("discovery token is ignored since cluster already initialized")
+        return config
+    # Late, so that a server that needs no discovery starts without grpcio.
+    from kvstore.server.discovery import discover
+
+    return discover(config)
 
 
 def prepare(config: Config, state: State) -> State:

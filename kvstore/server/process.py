@@ -46,7 +46,7 @@ from kvstore.server import datadir
 from kvstore.server.app import register_services
 from kvstore.server.auto_compaction import compact_by_schedule
 from kvstore.server.backend_thread import BackendThread
-from kvstore.server.config import Config, ConfigError
+from kvstore.server.config import Config
 from kvstore.server.corruption import CorruptionChecker, DataInconsistency
 from kvstore.server.defrag import Defragmenter
 from kvstore.server.features import (
@@ -57,12 +57,10 @@ from kvstore.server.features import (
 )
 from kvstore.server.front import build_front, client_listeners, metrics_listeners
 from kvstore.server.images import Images
-from kvstore.server.join import JoinError
 from kvstore.server.log import setup_logging
 from kvstore.server.membership import Membership
-from kvstore.server.memory import MlockFailed
 from kvstore.server.metrics import ServerMetrics
-from kvstore.server.prepare import prepare
+from kvstore.server.prepare import REFUSALS, find_cluster, prepare
 from kvstore.storage.errors import SnapshotRejected, StorageError
 from kvstore.storage.lmdb_file import check_file
 from kvstore.storage.snapshot_file import IncomingSnapshot
@@ -596,11 +594,13 @@ def run(config: Config) -> int:
     gc.set_threshold(GC_THRESHOLD, 20, 100)
     try:
         descriptor = datadir.lock(Path(config.data_dir))
+        if config.discovery is not None:
+            config = find_cluster(config)
         state = prepare(config, datadir.open_state(config))
     except datadir.MemberRemoved as error:
         log.critical("%s", error)
         return 0  # as etcd: nothing went wrong, and starting it again would not help
-    except (datadir.DataDirError, StorageError, ConfigError, JoinError, MlockFailed) as error:
+    except REFUSALS as error:
         log.critical("%s", error)
         return FATAL_EXIT
     for text in without_effect(config.feature_gates):

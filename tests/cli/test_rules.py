@@ -114,6 +114,27 @@ def config_of(*arguments: str) -> Config:
             "(systemd/journal,stdout) are configured",
         ),
         (
+            ["--discovery-token=x"],
+            "both --discovery-token and --discovery-endpoints must be set",
+        ),
+        (
+            ["--discovery-token=x", "--discovery-endpoints=a,,b"],
+            "--discovery-endpoints must not contain empty endpoints",
+        ),
+        (
+            ["--discovery-token=x", "--discovery-endpoints=a", "--initial-cluster=a=http://a:1"],
+            "multiple discovery or bootstrap flags are set. "
+            'Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"',
+        ),
+        (
+            ["--discovery-token=x", "--discovery-endpoints=a", "--discovery-cert=c"],
+            "--discovery-cert and --discovery-key must be set together",
+        ),
+        (
+            ["--discovery-fallback=proxy"],
+            'v2 proxy is deprecated, and --discovery-fallback can\'t be configured as "proxy"',
+        ),
+        (
             ["--enable-log-rotation"],
             "--log-outputs requires a single file path when --log-rotate-config-json is defined",
         ),

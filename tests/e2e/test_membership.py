@@ -231,6 +231,9 @@ def test_learner_is_promoted_through_any_member(with_learner: tuple[GrowingClust
     member_id = cluster.id_of(learner)
     out = cluster.wait_promoted(learner, asked=follower)
     assert out.split()[:4] == ["Member", f"{member_id:x}", "promoted", "in"]
+    if not reference_under_test():
+        promoted = scrape(cluster.members[follower].endpoint)
+        assert promoted.sum("etcd_server_learner_promote_successes") == 1
     assert cluster.voters(0) == 4
     assert cluster.client(learner).put(b"voter", b"now").header.revision
     again = (Code.FAILED_PRECONDITION, "etcdserver: can only promote a learner member")

@@ -320,6 +320,18 @@ def test_an_alarm_is_shown_until_it_is_disarmed(cluster: Cluster) -> None:
     assert at(cluster, 0).sum(name) == 0
 
 
+def test_promotions_that_fail_are_counted_by_their_reason(cluster: Cluster) -> None:
+    before = at(cluster, 0)
+    member = cluster.client(0).status().header.member_id
+    with pytest.raises(grpc.RpcError, match="can only promote a learner member"):
+        cluster.client(0).member_promote(member)
+    after = at(cluster, 0)
+    name = "etcd_server_learner_promote_failures"
+    reason = "etcdserver: can only promote a learner member"
+    assert increase(before, after, name, Reason=reason) == 1
+    assert increase(before, after, "etcd_server_learner_promote_successes") == 0
+
+
 def test_every_feature_gate_is_shown_on_or_off(cluster: Cluster) -> None:
     found = at(cluster, 0)
     name = "etcd_server_feature_enabled"
