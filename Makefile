@@ -8,7 +8,7 @@ ARGS ?=
 SEEDS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential bench clean
+.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants bench clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -22,6 +22,7 @@ help:
 	@echo "make proto     generate kvstore/pb from proto/"
 	@echo "make differential   the same requests to real etcd and to us (ARGS='--seeds 500')"
 	@echo "make sim       simulated clusters with faults, on all cores (SEEDS=1000, ARGS='--members 5')"
+	@echo "make mutants   broken servers, each of which has to be found (ARGS='--half sim --jobs 2')"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -81,6 +82,11 @@ sim: $(VENV)/installed-test
 
 differential: $(VENV)/installed-test
 	$(BIN)/python -m tests.differential.run $(ARGS)
+
+# Looks for all of them (an hour on two cores) and writes the table of docs/reliability.md.
+mutants: $(VENV)/installed-test
+	-$(BIN)/python -m jepsen mutants $(ARGS)
+	$(BIN)/python -m jepsen mutants --table
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.bench $(ARGS)

@@ -9,6 +9,7 @@ _USAGE = """Usage:
   python -m jepsen chaos [options]   break a cluster of real processes (also: kvstore chaos)
   python -m jepsen power [options]   cut the power of members (needs root and loop devices)
   python -m jepsen sim [options]     run simulated clusters under faults, from seeds
+  python -m jepsen mutants [options] look for servers that are broken on purpose
 """
 
 
@@ -27,6 +28,10 @@ def main() -> int:
         from jepsen.sim.cli import main as sim
 
         return sim(words[1:])
+    if words[:1] == ["mutants"]:
+        from jepsen.mutants.cli import main as mutants
+
+        return mutants(words[1:])
     sys.stderr.write(_USAGE)
     return 0 if words[:1] in (["help"], ["-h"], ["--help"]) else 2
 

@@ -11,9 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jepsen.chaos.nemesis import FAULTS
 from jepsen.chaos.runner import Plan, Result, run
+from jepsen.mutants.guard import Refused
+from jepsen.mutants.launch import broken_program
 from jepsen.report import html
 from jepsen.verdict import Validity
 from jepsen.workloads import WORKLOADS
@@ -41,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--faults", type=_names(FAULTS), default=tuple(FAULTS), help=_known(FAULTS))
     made.add_argument("--binary", help="another server that takes etcd's flags, such as etcd")
+    made.add_argument("--mutant", help="a server that is broken on purpose, from jepsen.mutants")
     made.add_argument("--flags", default="", help="more flags for every member, as in a shell")
     made.add_argument("--out", type=Path, help="where history, logs and report go")
     return made
@@ -66,7 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     seed = options.seed if options.seed is not None else int(time.time())
     directory = options.out or Path(tempfile.mkdtemp(prefix="chaos-"))
-    extra = {"program": (options.binary,)} if options.binary else {}
+    extra: dict[str, Any] = {"program": (options.binary,)} if options.binary else {}
+    if options.mutant:
+        try:
+            extra["program"] = broken_program(options.mutant)
+        except Refused as refused:
+            sys.stderr.write(f"{refused}\n")
+            return 2
     plan = Plan(
         seed,
         workloads=options.workloads,
