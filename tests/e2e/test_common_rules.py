@@ -346,7 +346,7 @@ def test_without_a_leader_who_asks_for_one_is_told(tmp_path: Path) -> None:
         terms = [before.raftTerm]
         cluster.start(others[0])
         wait_until(lambda: _leads(client, terms), SECONDS, "a leader")
-        cluster.client(others[0]).put(b"k", b"after")
+        client.put(b"k", b"after", timeout=SECONDS)
         event = next(patient)
         assert event.events[0].kv.value == b"after", "the stream without the wish stayed open"
         terms.append(client.get(b"k").header.raft_term)
