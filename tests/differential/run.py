@@ -10,7 +10,8 @@ import argparse
 import time
 
 from tests.differential.generator import sequence
-from tests.differential.runner import Runner, report
+from tests.differential.runner import Runner
+from tests.differential.seeds import begin, report, run_seed
 
 
 def main() -> int:
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=500, help="how many")
     parser.add_argument("--start", type=int, default=0, help="the first one")
     parser.add_argument("--steps", help="only these steps of the sequence, such as 3,5,8")
+    parser.add_argument("--fresh", action="store_true", help="these steps on new clusters")
     parser.add_argument("--failures", type=int, default=5, help="stop after so many")
     arguments = parser.parse_args()
     failed, started = [], time.monotonic()
@@ -28,16 +30,17 @@ def main() -> int:
             if arguments.steps is not None:
                 wanted = set(map(int, arguments.steps.split(",")))
                 steps = [step for step in sequence(seed) if step.number in wanted]
+                begin(runner, fresh=arguments.fresh)
                 difference = runner.run(steps)
                 if difference is not None:
                     failed.append(seed)
-                    print(report(seed, steps, difference), flush=True)
+                    print(report(seed, steps, difference, arguments.fresh), flush=True)
                 continue
             try:
-                runner.run_seed(seed)
+                run_seed(runner, seed)
             except AssertionError as error:
                 failed.append(seed)
-                print(f"\n{error}\n", flush=True)
+                print(f"\nseed {seed}: {error}\n", flush=True)
                 if len(failed) >= arguments.failures:
                     break
         print_totals(runner)

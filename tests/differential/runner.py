@@ -1,8 +1,8 @@
 """Runs sequences on both sides and finds the first difference that is not known.
 
 `Runner` owns the two clusters. Between sequences both are emptied and brought to one revision; when
-that fails, or a side has died, they are started anew. The trade-off: a sequence thus starts at a
-high revision and a compacted store, except every `FRESH_EVERY`-th, which gets new clusters.
+that fails, or a side has died, they are started anew. The trade-off: a sequence that begins so
+begins at a high revision of a compacted store, and not as on new clusters (`start`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from kvstore.pb import rpc_pb2
 from tests.differential import known
 from tests.differential.comparison import align_remaining, scrubbed
-from tests.differential.generator import sequence
+from tests.differential.generator import LEASES
 from tests.differential.known import Known, Pair
 from tests.differential.sides import Failure, Side, Version, our_side, reference_side
 from tests.differential.steps import MARKER, WATCH, Step, resolved
@@ -28,9 +28,6 @@ from tests.differential.watching import Watching, settle_history, settle_live
 
 EVERYTHING = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0")
 NO_REQUEST = rpc_pb2.WatchRequest()
-FRESH_EVERY = 25
-SHRINK_RUNS = 80
-"""Most sequences that are run to shorten one."""
 
 
 class Difference(Exception):
@@ -130,43 +127,6 @@ class Runner:
         except Difference as difference:
             return difference
         return None
-
-    def run_seed(self, seed: int) -> None:
-        """Run the sequence of a seed. AssertionError with a shortened sequence if it differs."""
-        if seed % FRESH_EVERY == 0:
-            self.start()
-        else:
-            self.reset()
-        steps = sequence(seed)
-        difference = self.run(steps)
-        if difference is not None:
-            shorter, last = self.shrink(steps, difference)
-            raise AssertionError(report(seed, shorter, last))
-
-    def shrink(
-        self, steps: Sequence[Step], difference: Difference
-    ) -> tuple[list[Step], Difference]:
-        """Drop steps while the rest still differs; return what is left and its difference."""
-        left = list(steps)
-        if difference.step is not None:
-            left = left[: left.index(difference.step) + 1]
-        runs, size = 0, max(len(left) // 2, 1)
-        while runs < SHRINK_RUNS:
-            for start in range(len(left) - 1, -1, -size):
-                fewer = left[: max(start + 1 - size, 0)] + left[start + 1 :]
-                if not fewer:
-                    continue
-                self.reset()
-                runs += 1
-                found = self.run(fewer)
-                if found is not None:
-                    left, difference = fewer, found
-                if runs >= SHRINK_RUNS:
-                    break
-            if size == 1:
-                break
-            size //= 2
-        return left, difference
 
     def reset(self) -> None:
         """Empty both stores and bring them to one revision; start anew if that fails."""
@@ -350,7 +310,17 @@ class Runner:
                 if found != expected:
                     what = f"content at revision {revision} of member {member}"
                     raise Difference(None, what, expected, found)
+        self._compare_leases()
         self._compare_hashes()
+
+    def _compare_leases(self) -> None:
+        """Which keys hang on which lease, as every member sees it."""
+        for lease_id in LEASES:
+            request = rpc_pb2.LeaseTimeToLiveRequest(ID=lease_id, keys=True)
+            reference = self.reference.call(0, "Lease/LeaseTimeToLive", request)
+            for member in range(self.ours.size):
+                ours = self.ours.call(member, "Lease/LeaseTimeToLive", request)
+                self._compare(None, request, reference, ours, f"lease {lease_id} at {member}")
 
     def _compare_hashes(self) -> None:
         """Hashes of all members, etcd's included (MNT-21, MNT-22)."""
@@ -374,18 +344,6 @@ class Runner:
         self.reference.call(0, "KV/Compact", again)
         for member in range(self.ours.size) if members is None else members:
             self.ours.call(member, "KV/Compact", again)
-
-
-def report(seed: int, steps: Sequence[Step], difference: Difference) -> str:
-    """What to print about a difference."""
-    numbers = ",".join(str(step.number) for step in steps)
-    lines = [
-        f"seed {seed} differs",
-        *map(str, steps),
-        str(difference),
-        f"repeat: python -m tests.differential.run --start {seed} --seeds 1 --steps {numbers}",
-    ]
-    return "\n".join(lines)
 
 
 def _dead(sides: tuple[Watching, Watching]) -> frozenset[int]:

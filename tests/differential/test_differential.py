@@ -16,6 +16,7 @@ from kvstore.mvcc.keyvalue import varint
 from kvstore.pb import rpc_pb2
 from kvstore.pb.rpc_pb2 import Compare, RangeRequest, RequestOp, TxnRequest
 from tests.differential.runner import Runner
+from tests.differential.seeds import run_seed
 from tests.differential.sides import Failure
 
 SEEDS = range(1, 13)
@@ -30,7 +31,7 @@ def runner() -> Iterator[Runner]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_sequence_of_requests_is_answered_as_by_etcd(runner: Runner, seed: int) -> None:
     """GEN-04, GEN-22, RNG-22, PUT-10, DEL-01, TXN-13, TXN-19, CMP-01, LSE-02, WCH-22, MNT-22."""
-    runner.run_seed(seed)
+    run_seed(runner, seed)
 
 
 def put(key: bytes, value: bytes = b"v") -> RequestOp:
