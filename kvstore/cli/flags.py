@@ -145,9 +145,25 @@ def _add_environment(settings: Settings, environment: Mapping[str, str]) -> None
         settings.notices.append(notice)
 
 
+_SECRET: Final = frozenset({"discovery-password", "discovery-user"})
+_MASK: Final = "********"
+
+
 def _shown(flag: Flag, text: str) -> str:
     """Keep secrets out of the log."""
-    return "********" if flag.name in ("discovery-password", "discovery-user") else text
+    return _MASK if flag.name in _SECRET else text
+
+
+def shown_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return a command line as it may be logged."""
+    shown: list[str] = []
+    secret = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        hides = name.startswith("-") and name.lstrip("-") in _SECRET
+        shown.append(_MASK if secret else f"{name}={_MASK}" if hides and equals else argument)
+        secret = hides and not equals
+    return shown
 
 
 def usage() -> str:

@@ -12,7 +12,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from kvstore.cli.flags import UsageError, help_text, parse_command_line, read_settings, usage
+from kvstore.cli.flags import (
+    UsageError,
+    help_text,
+    parse_command_line,
+    read_settings,
+    shown_arguments,
+    usage,
+)
 from kvstore.cli.settings import NotImplementedFlag, build_config
 from kvstore.server.config import Config, ConfigError
 from kvstore.server.log import LEVELS, setup_logging
@@ -50,7 +57,9 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
         return EXIT_CONFIG
     for notice in settings.notices:
         log.log(LEVELS[notice.level], notice.message, extra=dict(notice.fields))
-    log.info("running", extra={"kvstore-version": own_version(), "arguments": list(arguments)})
+    log.info(
+        "running", extra={"kvstore-version": own_version(), "arguments": shown_arguments(arguments)}
+    )
     # Late, so that a bad command line is answered without loading the server.
     from kvstore.server.process import run
 

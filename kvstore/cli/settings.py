@@ -25,10 +25,10 @@ from kvstore.server.config import (
     ConfigError,
     InitialCluster,
     parse_initial_cluster,
-    verify,
 )
 from kvstore.server.features import enabled_gates
 from kvstore.server.log_rotation import LogRotation, parse_rotation
+from kvstore.server.rules import verify
 from kvstore.sockets import PEER_TIMEOUT_S, SocketOptions, peer_sockets
 
 _NS_PER_S = 10**9

@@ -21,8 +21,9 @@ from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
 from kvstore.node.bootstrap import FIRST_HARD_STATE, FIRST_INDEX, first_position
 from kvstore.node.member import load_applied, store_applied
-from kvstore.server.config import Config, verify_bootstrap
+from kvstore.server.config import Config
 from kvstore.server.join import check_new, find_cluster
+from kvstore.server.rules import verify_bootstrap
 from kvstore.storage.backend import REVISIONS
 from kvstore.storage.errors import StorageError
 from kvstore.storage.lmdb_backend import LmdbBackend

@@ -19,8 +19,9 @@ from typing import Any
 from kvstore.errors import TOO_MANY_LEARNERS
 from kvstore.membership.cluster import MemberInfo
 from kvstore.membership.urls import is_tls, is_unix, split_host_port
-from kvstore.server.config import Config, verify_join
+from kvstore.server.config import Config
 from kvstore.server.membership import PEER_PROTOCOL_HEADER
+from kvstore.server.rules import verify_join
 from kvstore.server.urls import same_addresses
 from kvstore.sockets import unix_path
 from kvstore.version import CLUSTER_VERSION

@@ -19,8 +19,9 @@ from kvstore.bbolt.errors import BoltDamaged
 from kvstore.bbolt.reader import Database
 from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
-from kvstore.server.config import Config, verify_bootstrap
+from kvstore.server.config import Config
 from kvstore.server.datadir import LOCK_FILE, UNFINISHED, DataDirError, create_member, lock
+from kvstore.server.rules import verify_bootstrap
 from kvstore.snapshot.errors import SnapshotError
 from kvstore.snapshot.file import open_snapshot
 from kvstore.snapshot.load import Loaded, load

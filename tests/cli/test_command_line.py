@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvstore.cli.flags import UsageError, parse_command_line, read_settings
+from kvstore.cli.flags import UsageError, parse_command_line, read_settings, shown_arguments
 from kvstore.cli.settings import build_config
 from kvstore.server.config import Config, ConfigError
 
@@ -249,3 +249,14 @@ def test_a_bad_variable_is_named() -> None:
     with pytest.raises(ConfigError) as raised:
         config_of(ETCD_HEARTBEAT_INTERVAL="x")
     assert str(raised.value) == 'invalid value "x" for ETCD_HEARTBEAT_INTERVAL: parse error'
+
+
+def test_secrets_of_the_command_line_are_not_logged() -> None:
+    given = ["--name=a", "-discovery-password", "x", "--discovery-user=u:p", "--discovery-token=t"]
+    assert shown_arguments(given) == [
+        "--name=a",
+        "-discovery-password",
+        "********",
+        "--discovery-user=********",
+        "--discovery-token=t",
+    ]

@@ -16,9 +16,8 @@ from kvstore.server.config import (
     ConfigError,
     format_initial_cluster,
     parse_initial_cluster,
-    verify,
-    verify_bootstrap,
 )
+from kvstore.server.rules import verify, verify_bootstrap
 
 TWO = ["--listen-client-urls=http://127.0.0.1:1", "--advertise-client-urls=http://127.0.0.1:1"]
 

@@ -141,6 +141,7 @@ def test_users_and_passwords_are_sent_to_the_service(tmp_path: Path) -> None:
         right = ["--discovery-user=root", "--discovery-password=secret"]
         with members(service, tmp_path / "cluster", 1, *right) as cluster:
             cluster.start_all()
+            assert "secret" not in cluster.members[0].log_path.read_text()
 
 
 def test_the_service_may_want_certificates(tmp_path: Path) -> None:
