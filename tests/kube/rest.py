@@ -152,8 +152,7 @@ class RestWatch:
     """Lists once, then watches and reconnects from the last resourceVersion until it is closed."""
 
     def __init__(self, rest: Rest, path: str) -> None:
-        self.seen: set[tuple[str, str, str]] = set()
-        """(type, identity, resourceVersion) of every event."""
+        self._seen: set[tuple[str, str, str]] = set()
         self.relists = 0
         self._rest = rest
         self._path = path
@@ -174,6 +173,11 @@ class RestWatch:
             self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._thread.join(CALL_SECONDS)
         assert not self._thread.is_alive()
+
+    def seen(self) -> set[tuple[str, str, str]]:
+        """(type, identity, resourceVersion) of every event so far."""
+        with self._lock:
+            return set(self._seen)
 
     def state(self) -> dict[str, str]:
         """Identity → resourceVersion of what exists, by the list and the events."""
@@ -221,7 +225,7 @@ class RestWatch:
             if kind == "BOOKMARK":
                 continue
             with self._lock:
-                self.seen.add((kind, identity(item), version))
+                self._seen.add((kind, identity(item), version))
                 if kind == "DELETED":
                     del self._state[identity(item)]
                 else:
