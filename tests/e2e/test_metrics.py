@@ -5,7 +5,7 @@ One cluster of three serves all tests here; each looks at what grows between two
 
 from __future__ import annotations
 
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,6 +330,23 @@ def test_promotions_that_fail_are_counted_by_their_reason(cluster: Cluster) -> N
     reason = "etcdserver: can only promote a learner member"
     assert increase(before, after, name, Reason=reason) == 1
     assert increase(before, after, "etcd_server_learner_promote_successes") == 0
+
+
+def test_a_leader_that_was_stopped_counts_the_heartbeats_it_owed(cluster: Cluster) -> None:
+    """Stopped for some heartbeats, and for less than an election where the machine allows it."""
+
+    def owed() -> bool:
+        leader = cluster.leader()
+        before = at(cluster, leader)
+        stopped_at = time.monotonic()
+        cluster.pause(leader)
+        wait_until(lambda: time.monotonic() - stopped_at > 0.5, PATIENCE_S, "five heartbeats")
+        cluster.resume(leader)
+        name = "etcd_server_heartbeat_send_failures_total"
+        return increase(before, at(cluster, leader), name) > 0
+
+    wait_until(owed, PATIENCE_S, "late heartbeats are counted")
+    cluster.wait_healthy()
 
 
 def test_every_feature_gate_is_shown_on_or_off(cluster: Cluster) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+import pytest
 
 from kvstore.peer.handshake import PROTOCOL_VERSION, Handshake, Purpose
+from kvstore.peer.snapshots import SnapshotReader
 from kvstore.peer.stats import Stats
-from raft import Message, MessageKind
+from raft import Message, MessageKind, SnapshotMeta
 from tests.peer.test_transport import CLUSTER, two_peers, until
 
 
@@ -63,6 +67,36 @@ def test_what_nobody_can_read_counts_as_a_failure_of_its_sender() -> None:
             assert await reader.read() == b""
             writer.close()
             assert first.transport.stats.receive_failures == {2: 1}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_snapshots_are_counted_on_both_ends_by_how_they_ended(
+    tmp_path: Path, accepted: bool
+) -> None:
+    async def refuse(message: Message, chunks: SnapshotReader) -> None:
+        raise OSError("no space")
+
+    async def scenario() -> None:
+        async with two_peers() as (first, second):
+            await until(lambda: first.transport.stats.connected.keys() == {2})
+            if not accepted:
+                second.handler.receive_snapshot = refuse  # type: ignore[method-assign]
+            path = tmp_path / "copy"
+            path.write_bytes(bytes(100_000))
+            message = Message(MessageKind.SNAPSHOT, 2, 1, 2, snapshot=SnapshotMeta(7, 2))
+            first.transport.send_snapshot(message, path)
+            async with asyncio.timeout(10):
+                assert await first.handler.sent.get() == (2, accepted)
+            sent = first.transport.stats.snapshots_sent
+            received = second.transport.stats.snapshots_received
+            await until(lambda: received.inflight[1] == 0)
+            for stats, peer in ((sent, 2), (received, 1)):
+                assert stats.inflight[peer] == 0
+                assert (stats.successes[peer], stats.failures[peer]) == (accepted, not accepted)
+                assert stats.all_seconds().count == accepted
+            assert first.transport.stats.send_failures[2] == (not accepted)
 
     asyncio.run(scenario())
 
