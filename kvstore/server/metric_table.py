@@ -80,6 +80,7 @@ _SERVER: Final = {
     "etcd_server_health_failures": _counter("Health checks that failed."),
     "etcd_server_healthcheck": _gauge("1 if a check held the last time, else 0.", "type", "name"),
     "etcd_server_healthchecks_total": _counter("Results of checks.", "type", "name", "status"),
+    "etcd_debugging_auth_revision": _gauge("Revision of the auth store, as AuthStatus tells it."),
     "etcd_debugging_server_alarms": _gauge(
         "1 for each alarm that is raised.", "server_id", "alarm_type"
     ),
@@ -202,7 +203,6 @@ _NEWER: Final = "new in etcd 3.7; this server announces 3.6"
 _NO_SNAP_FILE: Final = "of etcd's .snap files; here a snapshot is the backend's own file"
 
 NOT_EXPOSED: Final[Mapping[str, str]] = {
-    "etcd_debugging_auth_revision": "comes with the Auth service",
     "etcd_debugging_disk_backend_commit_rebalance_duration_seconds": _NO_BBOLT,
     "etcd_debugging_disk_backend_commit_spill_duration_seconds": _NO_BBOLT,
     "etcd_debugging_disk_backend_commit_write_duration_seconds": _NO_BBOLT,

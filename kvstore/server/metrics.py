@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kvstore.histogram import Histogram
 from kvstore.node.apply_times import operation
 from kvstore.pb import rpc_pb2
+from kvstore.rpc.auth import INITIAL_AUTH_REVISION
 from kvstore.rpc.exposition import Value, exposition
 from kvstore.rpc.grpc import Timing
 from kvstore.rpc.metrics import grpc_metrics, request_durations
@@ -150,6 +151,7 @@ class ServerMetrics:
             },
             "etcd_server_request_duration_seconds": self._request_durations(),
             **server.front.health.metrics(),
+            "etcd_debugging_auth_revision": INITIAL_AUTH_REVISION,
             "etcd_debugging_server_alarms": {
                 (f"{member_id:x}", rpc_pb2.AlarmType.Name(kind)): 1
                 for member_id, kind in member.applier.alarms.active()
