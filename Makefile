@@ -8,7 +8,7 @@ ARGS ?=
 SEEDS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants bench clean
+.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants bench scenarios clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -23,6 +23,7 @@ help:
 	@echo "make differential   the same requests to real etcd and to us (ARGS='--seeds 500')"
 	@echo "make sim       simulated clusters with faults, on all cores (SEEDS=1000, ARGS='--members 5')"
 	@echo "make mutants   broken servers, each of which has to be found (ARGS='--half sim --jobs 2')"
+	@echo "make scenarios   write the table of scenarios into docs/reliability.md"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -87,6 +88,9 @@ differential: $(VENV)/installed-test
 mutants: $(VENV)/installed-test
 	-$(BIN)/python -m jepsen mutants $(ARGS)
 	$(BIN)/python -m jepsen mutants --table
+
+scenarios: $(VENV)/installed-test
+	$(BIN)/python -m tests.scenarios.report
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.bench $(ARGS)
