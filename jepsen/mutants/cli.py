@@ -134,7 +134,7 @@ def table(known: dict[str, Mutant], past: dict[str, Outcome]) -> str:
         found = past.get(mutant.name)
         if found is None:
             by, cost = "not looked for", ""
-        elif not found.by or not found.expected:
+        elif found.by not in mutant.told_by:
             by, cost = "**not found**", f"{found.tries} {_UNITS[found.half]}, {found.seconds:.0f} s"
         else:
             by = f"{found.half}: {found.by}" if found.half == "sim" else found.by

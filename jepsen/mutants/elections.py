@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jepsen.mutants.registry import Patches, Sim, mutant
@@ -11,16 +12,19 @@ from raft.log import Log
 from raft.quorum import VoteResult, joint_vote
 from raft.tracker import Tracker
 
-TWO_LEADERS = ("election safety",)
+TWO_LEADERS = ("election safety", "log matching")
+"""Seen as such, or by the entries of both."""
 STORM = Sim(
     faults=("isolate_leader", "crash", "bad_network", "slow_disk", "one_way", "crash_all"),
     clients=2,
     pre_vote=False,
+    transactors=0,
 )
+CRASHES = replace(STORM, crash_at_votes=True)
 """Elections without end."""
 
 
-@mutant("a member votes once in a term", "Raft 5.2", *TWO_LEADERS, hunt=STORM)
+@mutant("a member votes once in a term", "Raft 5.2", *TWO_LEADERS, hunt=CRASHES)
 def votes_twice(patch: Patches) -> None:
     @patch.around_item(dispatch._TERMED, MessageKind.VOTE)
     def handle(original: Any, r: Raft, m: Message) -> None:
@@ -39,7 +43,9 @@ def compares_logs_by_length(patch: Patches) -> None:
     patch.set(Log, "is_up_to_date", lambda self, index, term: index >= self.last_index)
 
 
-@mutant("a vote is on the disk before it is given", "Raft 5.2, figure 2", *TWO_LEADERS, hunt=STORM)
+@mutant(
+    "a vote is on the disk before it is given", "Raft 5.2, figure 2", *TWO_LEADERS, hunt=CRASHES
+)
 def vote_not_persisted(patch: Patches) -> None:
     @patch.around(Raft, "_hand_out_batch")
     def hand_out(original: Any, self: Raft, out: Any) -> None:
@@ -49,7 +55,7 @@ def vote_not_persisted(patch: Patches) -> None:
 
 
 @mutant("the term is on the disk before it is used", "Raft figure 2", *TWO_LEADERS,
-        "a member starts with what it had", hunt=STORM)  # fmt: skip
+        "a member starts with what it had", hunt=CRASHES)  # fmt: skip
 def term_not_persisted(patch: Patches) -> None:
     @patch.around(Raft, "_hand_out_batch")
     def hand_out(original: Any, self: Raft, out: Any) -> None:
@@ -59,7 +65,9 @@ def term_not_persisted(patch: Patches) -> None:
             out.hard_state = out.hard_state._replace(term=term, vote=0)
 
 
-@mutant("a vote is on the disk before its answer leaves", "Raft figure 2", *TWO_LEADERS, hunt=STORM)
+@mutant(
+    "a vote is on the disk before its answer leaves", "Raft figure 2", *TWO_LEADERS, hunt=CRASHES
+)
 def vote_answered_before_it_is_durable(patch: Patches) -> None:
     @patch.around_item(dispatch._TERMED, MessageKind.VOTE)
     def handle(original: Any, r: Raft, m: Message) -> None:
@@ -70,7 +78,7 @@ def vote_answered_before_it_is_durable(patch: Patches) -> None:
 
 
 @mutant(
-    "a candidate's own vote counts when it is durable", "Raft figure 2", *TWO_LEADERS, hunt=STORM
+    "a candidate's own vote counts when it is durable", "Raft figure 2", *TWO_LEADERS, hunt=CRASHES
 )
 def own_vote_counted_before_it_is_durable(patch: Patches) -> None:
     @patch.around(election, "_start_election")
@@ -128,7 +136,7 @@ def leader_ignores_later_terms(patch: Patches) -> None:
 
 
 @mutant("a candidate follows the leader of its term", "Raft 5.2", *TWO_LEADERS, "a member fails",
-        hunt=STORM)  # fmt: skip
+        hunt=CRASHES)  # fmt: skip
 def candidate_takes_late_votes(patch: Patches) -> None:
     """Answers to votes of an earlier term count in this one."""
 

@@ -38,7 +38,7 @@ INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
     ("the operator's answers", r"the operator was told|the addition of|was answered twice"),
     ("a compare tells the truth", r"compare of"),
     ("physical compaction", r"has not removed revisions below|nobody told"),
-    ("watch delivery", r"\bw\d+ (on|at|got) "),
+    ("watch delivery", r"\b[wt]\d+ (on|at|got) "),
     ("acknowledged writes are there",
      r"acknowledged at|does not exist|ends with|ends at revision|was acknowledged"),
     ("answers agree with the history", r"was answered"),
@@ -101,14 +101,14 @@ def invariant(text: str) -> str:
 
 
 def _simulate(mutant: Mutant, plan: Sim, first_seed: int, budget_s: float) -> tuple[str, int, str]:
-    from jepsen.mutants.simulation import Violation, run
+    from jepsen.mutants.simulation import Violation, simulate
 
     end = time.process_time() + budget_s
     with mutant.applied():
         tries = 0
         while tries < plan.seeds and (not tries or time.process_time() < end):
             try:
-                run(first_seed + tries, plan)
+                simulate(first_seed + tries, plan)
             except Violation as violation:
                 text = str(violation).splitlines()[0]
                 return invariant(text), tries + 1, text
@@ -145,8 +145,8 @@ def _chaos(mutant: Mutant, plan: Chaos, first_seed: int) -> tuple[str, int, str]
             for finding in verdict.findings:
                 by = f"{verdict.checker}: {finding.kind}"
                 if by in mutant.told_by:
-                    return by, attempt + 1, finding.text
-                other = (by, attempt + 1, finding.text)
+                    return by, attempt + 1, finding.text.splitlines()[0]
+                other = (by, attempt + 1, finding.text.splitlines()[0])
     return other if other[0] else ("", plan.runs, "")
 
 
@@ -164,5 +164,9 @@ def _power(mutant: Mutant, plan: Power, first_seed: int) -> tuple[str, int, str]
             say=lambda line: None,
         )
     for finding in report.verdict.findings:
-        return f"{report.verdict.checker}: {finding.kind}", report.cuts + 1, finding.text
+        return (
+            f"{report.verdict.checker}: {finding.kind}",
+            report.cuts + 1,
+            finding.text.splitlines()[0],
+        )
     return "", report.cuts, ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jepsen.mutants.registry import Patches, mutant
+from jepsen.mutants.registry import Patches, Sim, mutant
 from kvstore.apply.applier import Applier
 from kvstore.errors import NOT_PRIMARY_LESSOR
 from kvstore.lease import lessor as lessor_module
@@ -19,11 +19,12 @@ from raft import ProposalDropped
 
 EARLY = ("a lease lasts its time",)
 STATES = ("equal index, equal state", "equal revision, equal events", "dense revisions")
-KEYS = ("keys go with their lease", *STATES)
+KEYS = ("keys go with their lease", "no key of an unknown lease", *STATES)
+BUSY = Sim(faults=("slow_disk", "isolate_leader", "pause", "transfer"), clients=8, transactors=0)
 BROKEN = ("a member fails",)
 
 
-@mutant("an expired lease is never revived", "LSE-11, scenario 5", *EARLY)
+@mutant("an expired lease is never revived", "LSE-11, scenario 5", *EARLY, hunt=BUSY)
 def expired_lease_revived(patch: Patches) -> None:
     def renew(self: Lessor, lease_id: int, now: float) -> int:
         lease = self._leases.get(lease_id)
@@ -56,7 +57,8 @@ def renewals_forgotten(patch: Patches) -> None:
         return ttl
 
 
-@mutant("a new leader gives leases an election time-out more", "LSE-21, scenario 6", *EARLY)
+@mutant("a new leader gives leases an election time-out more", "LSE-21, scenario 6", *EARLY,
+        hunt=BUSY)  # fmt: skip
 def no_extension_at_promotion(patch: Patches) -> None:
     @patch.around(Lessor, "promote")
     def promote(original: Any, self: Lessor, now: float, extend: float) -> None:

@@ -12,11 +12,24 @@ from raft import raft as dispatch
 from raft.log import Log
 from raft.tracker import Tracker
 
+RIVALS = Sim(
+    faults=("isolate_leader", "partition", "one_way", "bad_network", "crash", "slow_disk"),
+    transactors=0,
+    pre_vote=False,
+)
+"""Leaders that are cut off with entries of their own."""
+FIVE = replace(RIVALS, members=5, clients=4)
 NOT_DURABLE = "durable on a quorum"
 LOGS_DIFFER = ("log matching", "state machine safety", "leader completeness")
 
 
-@mutant("entries follow on the entry that the leader names", "Raft 5.3", *LOGS_DIFFER, NOT_DURABLE)
+@mutant(
+    "entries follow on the entry that the leader names",
+    "Raft 5.3",
+    *LOGS_DIFFER,
+    NOT_DURABLE,
+    hunt=RIVALS,
+)
 def no_previous_term_check(patch: Patches) -> None:
     patch.set(Log, "matches", lambda self, index, term: self.term_at(index) is not None)
 
@@ -30,7 +43,7 @@ def conflicting_entries_kept(patch: Patches) -> None:
 
 
 @mutant("a leader commits by count entries of its own term only", "Raft 5.4.2, figure 8",
-        *LOGS_DIFFER, NOT_DURABLE, hunt=Sim(members=5, chaos_s=30.0))  # fmt: skip
+        *LOGS_DIFFER, NOT_DURABLE, hunt=FIVE)  # fmt: skip
 def earlier_terms_committed_by_count(patch: Patches) -> None:
     @patch.instead(replication, "maybe_commit")
     def commit(r: Raft, index: int) -> None:
@@ -54,8 +67,13 @@ def leader_commits_alone(patch: Patches) -> None:
     patch.set(Tracker, "committed", lambda self: max(pr.match for pr in self.progress.values()))
 
 
-@mutant("a follower commits what it has of its leader only", "Raft 5.3 (min(commit, last new))",
-        *LOGS_DIFFER, NOT_DURABLE)  # fmt: skip
+@mutant(
+    "a follower commits what it has of its leader only",
+    "Raft 5.3 (min(commit, last new))",
+    *LOGS_DIFFER,
+    NOT_DURABLE,
+    hunt=RIVALS,
+)
 def follower_commits_beyond_match(patch: Patches) -> None:
     @patch.around_item(dispatch._TERMED, MessageKind.APPEND)
     def handle(original: Any, r: Raft, m: Message) -> None:
@@ -65,8 +83,13 @@ def follower_commits_beyond_match(patch: Patches) -> None:
             log.commit_to(min(m.commit, log.last_index))
 
 
-@mutant("a heartbeat's commit index is acknowledged by its receiver", "Raft 5.3", *LOGS_DIFFER,
-        NOT_DURABLE)  # fmt: skip
+@mutant(
+    "a heartbeat's commit index is acknowledged by its receiver",
+    "Raft 5.3",
+    *LOGS_DIFFER,
+    NOT_DURABLE,
+    hunt=RIVALS,
+)
 def heartbeat_commits_beyond_match(patch: Patches) -> None:
     @patch.around(replication, "_send_heartbeat")
     def send(original: Any, r: Raft, peer: int, pr: Any) -> None:
@@ -100,7 +123,7 @@ def log_reports_before_it_is_durable(patch: Patches) -> None:
 
 
 @mutant("a write that was overtaken does not count for its successor", "scenario 38 (append ABA)",
-        NOT_DURABLE, "a member fails", *LOGS_DIFFER, hunt=Sim(chaos_s=30.0))  # fmt: skip
+        NOT_DURABLE, "a member fails", *LOGS_DIFFER, hunt=RIVALS)  # fmt: skip
 def append_aba(patch: Patches) -> None:
     def unsave(self: Log, last_index: int) -> None:
         self.saved_index = min(self.saved_index, last_index)
@@ -118,8 +141,14 @@ def append_aba(patch: Patches) -> None:
     patch.set(Log, "saved", saved)
 
 
-@mutant("what a leader of an earlier term sends is refused", "Raft 5.1", *LOGS_DIFFER, NOT_DURABLE,
-        "a member fails")  # fmt: skip
+@mutant(
+    "what a leader of an earlier term sends is refused",
+    "Raft 5.1",
+    *LOGS_DIFFER,
+    NOT_DURABLE,
+    "a member fails",
+    hunt=RIVALS,
+)
 def appends_of_earlier_terms_taken(patch: Patches) -> None:
     @patch.around(Raft, "step")
     def step(original: Any, self: Raft, m: Message) -> None:
@@ -129,7 +158,13 @@ def appends_of_earlier_terms_taken(patch: Patches) -> None:
         original(self, m)
 
 
-@mutant("answers to an earlier term's leader do not count", "Raft 5.1", NOT_DURABLE, *LOGS_DIFFER)
+@mutant(
+    "answers to an earlier term's leader do not count",
+    "Raft 5.1",
+    NOT_DURABLE,
+    *LOGS_DIFFER,
+    hunt=RIVALS,
+)
 def acknowledgements_of_earlier_terms_counted(patch: Patches) -> None:
     @patch.around(Raft, "step")
     def step(original: Any, self: Raft, m: Message) -> None:

@@ -27,7 +27,12 @@ from raft.log import Log
 from raft.tracker import Tracker
 
 CHANGING = Sim(changes=True)
-OFTEN = Sim(changes=True, chaos_s=40.0)
+OFTEN = Sim(
+    changes=True,
+    chaos_s=40.0,
+    faults=("isolate_leader", "partition", "crash", "transfer", "slow_disk"),
+    pre_vote=False,
+)
 COUNTED = ("durable on a quorum", "leader completeness", "election safety", "state machine safety")
 LISTS = ("member list", "equal index, equal state")
 

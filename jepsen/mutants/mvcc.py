@@ -88,7 +88,7 @@ def put_moves_the_creation_revision(patch: Patches) -> None:
         return create, version, previous, previous_sub
 
 
-@mutant("a version counts from the creation", "PUT-02", "revisions of a key")
+@mutant("a version counts from the creation", "PUT-02", "revisions of a key", *STATES)
 def version_survives_a_deletion(patch: Patches) -> None:
     @patch.around(KeyIndex, "delete")
     def delete(original: Any, self: KeyIndex, key: bytes, main: int, sub: int) -> Any:

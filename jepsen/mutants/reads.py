@@ -10,6 +10,12 @@ from kvstore.node.reads import ReadQueue
 from raft import Raft, Role, read_only, replication
 from raft.read_only import ReadOnly
 
+CUT_OFF = Sim(
+    faults=("isolate_leader", "partition", "bad_network", "transfer", "slow_disk", "pause"),
+    transactors=2,
+    pre_vote=False,
+)
+"""Leaders that do not know yet that they are none any more, or know too little yet."""
 STALE = ("stale read or write",)
 
 
@@ -18,7 +24,12 @@ def reads_without_a_read_index(patch: Patches) -> None:
     patch.set(Member, "read_index", lambda self, done: done(None))
 
 
-@mutant("a leader reads after a quorum has confirmed it", "RFT-01, Raft thesis 6.4", *STALE)
+@mutant(
+    "a leader reads after a quorum has confirmed it",
+    "RFT-01, Raft thesis 6.4",
+    *STALE,
+    hunt=CUT_OFF,
+)
 def read_index_without_a_quorum(patch: Patches) -> None:
     @patch.around(read_only, "confirm_reads")
     def confirm(original: Any, r: Raft) -> None:
@@ -27,7 +38,7 @@ def read_index_without_a_quorum(patch: Patches) -> None:
         original(r)
 
 
-@mutant("a round serves reads that arrived before it", "RFT-02, scenario 35", *STALE)
+@mutant("a round serves reads that arrived before it", "RFT-02, scenario 35", *STALE, hunt=CUT_OFF)
 def late_read_joins_a_round(patch: Patches) -> None:
     @patch.around(ReadOnly, "add")
     def add(original: Any, self: ReadOnly, member: int, context: int) -> bool:
@@ -38,7 +49,7 @@ def late_read_joins_a_round(patch: Patches) -> None:
         return bool(original(self, member, context))
 
 
-@mutant("reads of one member join no round under way", "RFT-02, scenario 35", *STALE)
+@mutant("reads of one member join no round under way", "RFT-02, scenario 35", *STALE, hunt=CUT_OFF)
 def late_read_joins_the_round_of_its_member(patch: Patches) -> None:
     @patch.around(ReadQueue, "add")
     def add(original: Any, self: ReadQueue, done: Any, deadline: float) -> None:
@@ -48,7 +59,9 @@ def late_read_joins_the_round_of_its_member(patch: Patches) -> None:
             original(self, done, deadline)
 
 
-@mutant("a new leader reads after an entry of its own term", "RFT-01, scenario 35", *STALE)
+@mutant(
+    "a new leader reads after an entry of its own term", "RFT-01, scenario 35", *STALE, hunt=CUT_OFF
+)
 def reads_before_own_term(patch: Patches) -> None:
     @patch.around(Raft, "ready")
     def ready(original: Any, self: Raft) -> Any:
@@ -62,7 +75,7 @@ def reads_before_own_term(patch: Patches) -> None:
         return waits or bool(original(self))
 
 
-@mutant("an answer confirms the round it answers", "Raft thesis 6.4", *STALE)
+@mutant("an answer confirms the round it answers", "Raft thesis 6.4", *STALE, hunt=CUT_OFF)
 def any_answer_confirms_the_last_round(patch: Patches) -> None:
     @patch.around(ReadOnly, "acknowledge")
     def acknowledge(original: Any, self: ReadOnly, member: int, number: int) -> bool:

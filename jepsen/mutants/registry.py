@@ -87,6 +87,10 @@ class Sim:
     """Only these kinds, and all the time; (): whatever a seed draws."""
     clients: int = -1
     """-1: drawn. Few make a seed cheap where the clients do not matter."""
+    transactors: int = 1
+    """Clients of many-key requests (`jepsen.sim.transactions`)."""
+    crash_at_votes: bool = False
+    """Members crash around the time at which a vote of theirs becomes durable."""
     pre_vote: bool = True
     """Without it, which safety must not need, there are far more rivals in one term."""
     seeds: int = 300

@@ -15,7 +15,8 @@ from kvstore.rpc.lease import LeaseService
 from kvstore.storage.lmdb_backend import LmdbBackend
 
 STALE = ("linearizable: not linearizable", "revisions: stale read", "revisions: against real time",
-         "append: stale read")  # fmt: skip
+         "append: G-single-realtime", "append: G1c-realtime", "append: G0-realtime",
+         "append: G2-realtime")  # fmt: skip
 BREAKS = ("isolate-leader", "pause-leader", "partition-halves", "kill")
 
 
@@ -36,7 +37,7 @@ def read_only_transactions_answered_from_local_state(patch: Patches) -> None:
     patch.set(kv, "is_serializable_txn", lambda request: True)
 
 
-@mutant("a put is answered when it is committed", "RFT-09", "set: lost element", *STALE,
+@mutant("a put is answered when it is committed", "RFT-09", "set: lost write", *STALE,
         hunt=Chaos(("set",), ("kill-leader", "isolate-leader")))  # fmt: skip
 def puts_answered_when_received(patch: Patches) -> None:
     @patch.around(Core, "propose")
@@ -49,7 +50,7 @@ def puts_answered_when_received(patch: Patches) -> None:
         return future
 
 
-@mutant("a time-out is no refusal", "RFT-21, JEP-08", "set: refused element",
+@mutant("a time-out is no refusal", "RFT-21, JEP-08", "set: failed write is there",
         "linearizable: not linearizable", "revisions: value out of nowhere",
         hunt=Chaos(("set", "register"), ("isolate-leader", "pause-leader")))  # fmt: skip
 def leader_change_called_a_refusal(patch: Patches) -> None:
@@ -62,8 +63,8 @@ def leader_change_called_a_refusal(patch: Patches) -> None:
         original(self)
 
 
-@mutant("a deposed leader answers no keep-alive", "LSE-09, scenario 4", "lease: revived",
-        "lease: renewed after it was gone",
+@mutant("a deposed leader answers no keep-alive", "LSE-09, scenario 4", "lease: lease revived",
+        "lease: lease ended early",
         hunt=Chaos(("lease",), ("pause-leader",), seconds=30.0, fault_s=7.0))  # fmt: skip
 def deposed_leader_renews(patch: Patches) -> None:
     @patch.instead(LeaseService, "_local_renew")
@@ -73,7 +74,7 @@ def deposed_leader_renews(patch: Patches) -> None:
         return b"%d" % (lease.ttl_s if lease is not None else 0)
 
 
-@mutant("a lease lasts its TTL after a change of leaders", "LSE-21", "lease: expired early",
+@mutant("a lease lasts its TTL after a change of leaders", "LSE-21", "lease: lease ended early",
         hunt=Chaos(("lease",), ("kill-leader", "move-leader")))  # fmt: skip
 def leases_end_with_their_leader(patch: Patches) -> None:
     @patch.around(Lessor, "promote")
@@ -90,7 +91,7 @@ def lease_keys_deleted_in_hash_order(patch: Patches) -> None:
 
 
 @mutant("defragmentation keeps what is not committed", "MNT-10, scenario 24",
-        "hashes: members differ", "logs: crash in the log", "set: lost element",
+        "hashes: members differ", "logs: crash in the log", "set: lost write",
         "linearizable: not linearizable", "revisions: stale read",
         hunt=Chaos(("register", "set"), ("defragment",)))  # fmt: skip
 def defragmentation_forgets_pending_writes(patch: Patches) -> None:
@@ -104,7 +105,7 @@ def defragmentation_forgets_pending_writes(patch: Patches) -> None:
 
 @mutant("request ids are new after a restart", "GEN-02", "linearizable: not linearizable",
         "revisions: wrong compare", "revisions: stale read", "revisions: against real time",
-        "set: lost element", "logs: crash in the log",
+        "set: lost write", "logs: crash in the log",
         hunt=Chaos(("register", "set"), ("kill", "partition-halves")))  # fmt: skip
 def request_ids_begin_again_on_each_member(patch: Patches) -> None:
     from kvstore.server import process
@@ -112,8 +113,7 @@ def request_ids_begin_again_on_each_member(patch: Patches) -> None:
     patch.set(process, "first_request_id", lambda member_id, now: 1)
 
 
-@mutant("the clock on the wall decides nothing", "scenario 8", "lease: expired early",
-        "lease: outlived its TTL",
+@mutant("the clock on the wall decides nothing", "scenario 8", "lease: lease ended early",
         hunt=Chaos(("lease",), ("wall-clock",), seconds=30.0, fault_s=5.0))  # fmt: skip
 def leases_live_by_the_wall_clock(patch: Patches) -> None:
     for name in ("grant", "promote", "renew", "expired"):

@@ -8,17 +8,20 @@ from jepsen.mutants.registry import Patches, Sim
 from jepsen.sim import node
 from jepsen.sim.faults import KINDS
 from jepsen.sim.loop import Violation
+from jepsen.sim.node import Node
 from jepsen.sim.plan import Plan
-from jepsen.sim.simulator import Simulation
+from jepsen.sim.simulator import Outcome, Simulation
+from jepsen.sim.transactions import Transactor
+from kvstore.storage.wal import Batch
 from raft import Config
 
 OFTEN_S = 0.4
 """Mean pause between faults that come all the time."""
 
-__all__ = ["Violation", "run"]
+__all__ = ["Violation", "simulate"]
 
 
-def run(seed: int, how: Sim) -> None:
+def simulate(seed: int, how: Sim) -> Outcome:
     """Simulate once. Raises Violation."""
     plan = Plan(
         seed, members=how.members, clients=how.clients, chaos_s=how.chaos_s, changes=how.changes
@@ -30,7 +33,39 @@ def run(seed: int, how: Sim) -> None:
     if how.faults:
         simulation.faults._weights = [int(kind in how.faults) for kind in KINDS]
         simulation.faults._mean_pause_s = OFTEN_S
+    transactors = [
+        Transactor(i, plan, simulation.loop, simulation.nodes, simulation.checks)
+        for i in range(how.transactors)
+    ]
+    simulation.clients += transactors  # type: ignore[arg-type]
+    if how.crash_at_votes:
+        _crash_at_votes(simulation, plan)
     try:
-        simulation.run()
+        return simulation.run()
     finally:
         patches.undo()
+
+
+def _crash_at_votes(simulation: Simulation, plan: Plan) -> None:
+    """Crash a member around its vote, and start it again while its term is still undecided."""
+    random, loop, checks = plan.stream("votes"), simulation.loop, simulation.checks
+    submitted = checks.submitted
+
+    def submit(member: Node, batch: Batch) -> None:
+        submitted(member, batch)
+        if batch.hard_state is None or not batch.hard_state.vote or random.random() < 0.5:
+            return
+        life = member.process.life
+
+        def crash() -> None:
+            if member.up and member.process.life == life and loop.now < plan.chaos_s:
+                member.crash()
+                loop.after(random.uniform(0.0, 0.05), f"{member.name} starts", start)
+
+        def start() -> None:
+            if not member.up and not member.gone:
+                member.start()
+
+        loop.after(random.expovariate(1 / 0.01), f"{member.name} crashes at a vote", crash)
+
+    checks.submitted = submit  # type: ignore[method-assign, assignment]

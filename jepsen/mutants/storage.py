@@ -15,11 +15,16 @@ from kvstore.storage.backend import ABSENT, LEASES, REVISIONS, WriteBuffer
 from kvstore.storage.memory_backend import MemoryBackend
 from kvstore.storage.wal_replay import Replay
 
+BEHIND = Sim(
+    faults=("isolate_leader", "partition", "one_way", "ambush", "slow_disk", "crash"), chaos_s=30.0
+)
+"""Members that fall behind, get snapshots and crash around them."""
+CUTS = Sim(faults=("slow_disk", "crash", "crash_all"), chaos_s=30.0)
 STATES = ("equal index, equal state", "equal revision, equal events", "dense revisions",
           "answers agree with the history", "a value is written once")  # fmt: skip
 STARTS = ("a member starts with what it had",)
 LOST = ("power: acknowledged write lost", "power: a member does not start")
-GONE = ("set: lost element", "recovery: no recovery", "logs: crash in the log",
+GONE = ("set: lost write", "recovery: no recovery", "logs: crash in the log",
         "hashes: members differ")  # fmt: skip
 
 
@@ -73,7 +78,9 @@ def commit_without_its_last_revision(patch: Patches) -> None:
         return frozen
 
 
-@mutant("an installed snapshot replaces what was pending", "scenario 23", *STATES, *STARTS)
+@mutant(
+    "an installed snapshot replaces what was pending", "scenario 23", *STATES, *STARTS, hunt=BEHIND
+)
 def snapshot_keeps_pending_writes(patch: Patches) -> None:
     for backend in (MemoryBackend, lmdb_backend.LmdbBackend):
 
@@ -84,7 +91,9 @@ def snapshot_keeps_pending_writes(patch: Patches) -> None:
             self._buffer = buffer
 
 
-@mutant("an installed snapshot brings its applied index", "scenario 23", *STATES, *STARTS)
+@mutant(
+    "an installed snapshot brings its applied index", "scenario 23", *STATES, *STARTS, hunt=BEHIND
+)
 def snapshot_keeps_the_applied_index(patch: Patches) -> None:
     @patch.around(Member, "_install")
     def install(original: Any, self: Member, meta: Any) -> None:
@@ -101,7 +110,7 @@ def snapshot_without_its_leases(patch: Patches) -> None:
         self.files[path]._tables[LEASES].clear()
 
 
-@mutant("the log is kept up to what the backend has", "scenario 31", *STARTS)
+@mutant("the log is kept up to what the backend has", "scenario 31", *STARTS, hunt=CUTS)
 def log_released_too_early(patch: Patches) -> None:
     @patch.around(Member, "_compact_log")
     def compact(original: Any, self: Member, keep: int) -> None:
@@ -109,7 +118,7 @@ def log_released_too_early(patch: Patches) -> None:
         self._log.release(self.applied_index)
 
 
-@mutant("a commit's position is what it froze", "scenario 22", *STATES, *STARTS)
+@mutant("a commit's position is what it froze", "scenario 22", *STATES, *STARTS, hunt=CUTS)
 def position_taken_after_the_freeze(patch: Patches) -> None:
     @patch.around(Member, "end_commit")
     def end(original: Any, self: Member) -> None:
@@ -119,7 +128,7 @@ def position_taken_after_the_freeze(patch: Patches) -> None:
 
 
 @mutant("a replaced end of the log stays replaced", "Raft 5.3", *STARTS, "log matching",
-        "state machine safety", "leader completeness", hunt=Sim(chaos_s=30.0))  # fmt: skip
+        "state machine safety", "leader completeness", hunt=BEHIND)  # fmt: skip
 def replay_keeps_replaced_entries(patch: Patches) -> None:
     @patch.around(wal_replay, "_append")
     def append(original: Any, log: Replay, batch: Any) -> None:
