@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -70,18 +71,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _hunt_all(chosen: Sequence[Mutant], jobs: int, how: Sequence[str]) -> int:
+    remembering = threading.Lock()
+
     def look(mutant: Mutant) -> Outcome:
         found = _in_a_process(mutant, how)
         by = found.by or "NOT FOUND"
         odd = "" if found.expected else "  UNEXPECTED"
         print(f"{found.seconds:6.1f} s {found.tries:3}  {found.mutant}: {by}{odd}  {found.text}",
               flush=True)  # fmt: skip
+        with remembering:
+            _remember([found])  # at once: hours of work must not hang on the end
         return found
 
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = list(pool.map(look, [m for m in chosen if half_of(m) == "sim"]))
     outcomes += [look(m) for m in chosen if half_of(m) != "sim"]  # these need the machine alone
-    _remember(outcomes)
     caught = [outcome for outcome in outcomes if outcome.by and outcome.expected]
     print(f"{len(caught)} of {len(outcomes)} found")
     return 0 if len(caught) == len(outcomes) else 1

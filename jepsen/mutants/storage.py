@@ -23,7 +23,8 @@ CUTS = Sim(faults=("slow_disk", "crash", "crash_all"), chaos_s=30.0)
 STATES = ("equal index, equal state", "equal revision, equal events", "dense revisions",
           "answers agree with the history", "a value is written once")  # fmt: skip
 STARTS = ("a member starts with what it had",)
-LOST = ("power: acknowledged write lost", "power: a member does not start")
+LOST = ("power: acknowledged write lost", "power: a member does not start",
+        "power: a member does not serve")  # fmt: skip
 GONE = ("set: lost write", "recovery: no recovery", "logs: crash in the log",
         "hashes: members differ")  # fmt: skip
 

@@ -109,7 +109,11 @@ class _Cutter:
                 break
             self.report.cuts += 1
             self.report.of_all += everybody
-            lost = await self._lost()
+            try:
+                lost = await self._lost()
+            except Failed as failure:
+                self._find("a member does not serve", f"after cut {number + 1}: {failure}")
+                break
             if lost:
                 self._find("acknowledged write lost", f"after cut {number + 1}: {lost[:5]}")
                 break
