@@ -20,6 +20,8 @@ STORM = Sim(
     pre_vote=False,
     transactors=0,
 )
+LONELY = Sim(faults=("isolate_leader",), every_s=1.2, clients=8, pre_vote=False, transactors=0)
+"""Leaders are cut off for long enough to get a long log that nobody wants."""
 CRASHES = replace(STORM, crash_at_votes=True)
 """Elections without end."""
 
@@ -38,7 +40,7 @@ def votes_for_a_shorter_log(patch: Patches) -> None:
     patch.set(Log, "is_up_to_date", lambda self, index, term: True)
 
 
-@mutant("logs are compared by term before length", "Raft 5.4.1", "leader completeness", hunt=STORM)
+@mutant("logs are compared by term before length", "Raft 5.4.1", "leader completeness", hunt=LONELY)
 def compares_logs_by_length(patch: Patches) -> None:
     patch.set(Log, "is_up_to_date", lambda self, index, term: index >= self.last_index)
 

@@ -85,6 +85,8 @@ class Sim:
     """Virtual seconds of faults."""
     faults: tuple[str, ...] = ()
     """Only these kinds, and all the time; (): whatever a seed draws."""
+    every_s: float = 0.4
+    """Mean pause between those."""
     clients: int = -1
     """-1: drawn. Few make a seed cheap where the clients do not matter."""
     transactors: int = 1

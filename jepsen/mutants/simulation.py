@@ -15,9 +15,6 @@ from jepsen.sim.transactions import Transactor
 from kvstore.storage.wal import Batch
 from raft import Config
 
-OFTEN_S = 0.4
-"""Mean pause between faults that come all the time."""
-
 __all__ = ["Violation", "simulate"]
 
 
@@ -32,7 +29,7 @@ def simulate(seed: int, how: Sim) -> Outcome:
         patches.set(node, "Config", functools.partial(Config, pre_vote=False))
     if how.faults:
         simulation.faults._weights = [int(kind in how.faults) for kind in KINDS]
-        simulation.faults._mean_pause_s = OFTEN_S
+        simulation.faults._mean_pause_s = how.every_s
     transactors = [
         Transactor(i, plan, simulation.loop, simulation.nodes, simulation.checks)
         for i in range(how.transactors)

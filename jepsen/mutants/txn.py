@@ -103,19 +103,12 @@ def failing_transaction_writes_its_first_half(patch: Patches) -> None:
 def nested_compares_see_outer_writes(patch: Patches) -> None:
     @patch.around(txn, "_run")
     def run(original: Any, t: WriteTxn, store: Any, lessor: Any, plan: Any) -> bytes:
-        nested = iter(plan.nested)
-        fresh = []
+        parts = []
         for op in plan.ops:
-            if op.WhichOneof("request") == "request_txn":
-                next(nested)
-                fresh.append(op.request_txn)
-        if not fresh:
-            return bytes(original(t, store, lessor, plan))
-        first = [op for op in plan.ops if op.WhichOneof("request") == "request_put"][:1]
-        for op in first:
-            operations.put_in(t, store, lessor, op.request_put)
-        again = plan._replace(nested=[txn._plan(store, request) for request in fresh])
-        return bytes(original(t, store, lessor, again))
+            inner = op.WhichOneof("request") == "request_txn"
+            nested = [txn._plan(store, op.request_txn)] if inner else []
+            parts.append(original(t, store, lessor, plan._replace(ops=[op], nested=nested)))
+        return b"".join(parts)  # messages that are joined are merged
 
 
 @mutant("a deletion of many keys is one revision", "DEL-03", *ANSWERS, *STATES)

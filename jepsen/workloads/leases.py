@@ -56,7 +56,8 @@ class Lease(Workload):
         async def grant(op: Op) -> None:
             answer = await connection.call("grant", ID=lease, TTL=TTL_S)
             op.result, op.revision = answer.TTL, answer.header.revision
-            await connection.call("put", key=_key(lease), value=b"x", lease=lease)
+            for key in (_key(lease), *_more_keys(lease)):
+                await connection.call("put", key=key, value=b"x", lease=lease)
 
         await self.recorder.op(op, grant)
         if op.outcome is Outcome.OK:
@@ -79,6 +80,11 @@ class Lease(Workload):
 
 def _key(lease: int) -> bytes:
     return b"lease/%d" % lease
+
+
+def _more_keys(lease: int) -> list[bytes]:
+    """Nobody looks at them, but members must delete all keys of a lease in one order."""
+    return [_key(lease) + suffix for suffix in (b"/a", b"/b")]
 
 
 @dataclass(slots=True)

@@ -43,7 +43,8 @@ class Set(Workload):
     async def _read(self, client: int, connection: Connection) -> None:
         async def read(op: Op) -> None:
             answer = await connection.call("range", key=_SET, range_end=_SET_END, keys_only=True)
-            op.result = [int(kv.key[len(_SET) :]) for kv in answer.kvs]
+            # A broken server may answer with a key that nobody wrote, even an empty one.
+            op.result = [int(kv.key[len(_SET) :] or b"-1") for kv in answer.kvs]
             op.revision = answer.header.revision
 
         op = blank(client, self.name, "read", "", None, connection.name)
@@ -78,7 +79,7 @@ class Bank(Workload):
 
     async def _read(self, op: Op, connection: Connection) -> None:
         answer = await connection.call("range", key=b"bank/", range_end=b"bank0")
-        op.result = {kv.key.decode(): int(kv.value) for kv in answer.kvs}
+        op.result = {kv.key.decode(): int(kv.value or b"0") for kv in answer.kvs}
         op.revision = answer.header.revision
 
     async def _transfer(self, op: Op, connection: Connection) -> None:
