@@ -76,15 +76,23 @@ def compaction_hash_steps(store: Store, previous: int, revision: int) -> Steps[H
 
     What it will remove must still be there, and stay until the hash is known.
     """
-    return _hash_steps(store, previous, revision)
+    # What was written at just this revision is kept, tombstones too (CMP-05).
+    written = store.backend.scan(
+        REVISIONS, revision_key(revision, 0), revision_key(revision + 1, 0)
+    )
+    return _hash_steps(store, previous, revision, keeps=next(written, None) is not None)
 
 
-def _hash_steps(store: Store, compact: int, at: int) -> Steps[HashKV]:
-    """Hash revisions up to `at`, passing over those up to `compact` that it drops."""
+def _hash_steps(store: Store, compact: int, at: int, keeps: bool = False) -> Steps[HashKV]:
+    """Hash revisions up to `at`, passing over those up to `compact` that it drops.
+
+    Args:
+        keeps: whether a compaction at `at` keeps something even if no key is live there.
+    """
     with store.pinned(max(compact, 0)):
-        # A compaction at `at` would keep nothing if no key is live there. etcd then skips nothing,
-        # removed or not; here what a compaction at `compact` drops is skipped all the same.
-        keep_at = at if (yield from _any_key(store, at)) else compact
+        # A compaction that keeps nothing skips nothing in etcd, removed or not; here what a
+        # compaction at `compact` drops is skipped all the same.
+        keep_at = at if keeps or (yield from _any_key(store, at)) else compact
         crc = crc32c(0, _BUCKET)
         cursor, end = revision_key(0, 0), revision_key(at + 1, 0)
         while True:

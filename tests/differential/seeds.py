@@ -42,12 +42,13 @@ def run_seed(runner: Runner, seed: int) -> None:
 
 def shortened(
     runner: Runner, steps: Sequence[Step], difference: Difference
-) -> tuple[list[Step], Difference, bool]:
+) -> tuple[list[Step], Difference, bool | None]:
     """Drop steps while the rest still differs.
 
     Returns:
         What is left, its difference, and whether it takes new clusters: some differences need a
-        low revision, or a store that was never compacted.
+        low revision, or a store that was never compacted. None: it takes what earlier sequences
+        have left behind, and nothing was dropped.
     """
     left = list(steps)
     if difference.step is not None:
@@ -58,6 +59,8 @@ def shortened(
         if again is not None:
             difference = again
             break
+    else:
+        return left, difference, None
     runs, size = FRESH_SHRINK_RUNS if fresh else SHRINK_RUNS, len(left) // 2
     while size:
         for end in range(len(left), 0, -size):
@@ -75,10 +78,13 @@ def shortened(
     return left, difference, fresh
 
 
-def report(seed: int, steps: Sequence[Step], difference: Difference, fresh: bool) -> str:
+def report(seed: int, steps: Sequence[Step], difference: Difference, fresh: bool | None) -> str:
     """What to print about a difference."""
-    numbers = ",".join(str(step.number) for step in steps)
-    options = f"--start {seed} --seeds 1 --steps {numbers}" + " --fresh" * fresh
+    options = f"--start {seed} --seeds 1 --steps {','.join(str(step.number) for step in steps)}"
+    if fresh is None:
+        options = f"--start {seed - 1} --seeds 2"
+    elif fresh:
+        options += " --fresh"
     return "\n".join(
         [
             f"seed {seed} differs:",

@@ -100,6 +100,17 @@ def test_hash_of_a_compaction_is_what_it_was_before_it(member: KvMember) -> None
     assert member.store.hash_kv(0).compact_revision == 8
 
 
+def test_hash_of_a_compaction_at_which_all_keys_went_passes_over_them(member: KvMember) -> None:
+    """MNT-22, MNT-23, CMP-05: as in etcd, where the tombstone is kept and so something is."""
+    member.put(b"a", b"1")
+    member.compact(2)
+    member.delete(b"a")
+    live = member.store.hash_kv(3).hash
+    member.compact(3)
+    tombstone = (3).to_bytes(8, "big") + b"_" + bytes(8) + b"t" + b"\n\x01a"
+    assert member.store.hash_kv(3).hash == crc32c(0, b"key" + tombstone) != live
+
+
 def test_hash_of_a_compaction_is_kept_when_its_revision_is_gone(member: KvMember) -> None:
     """MNT-23: it answers HashKV for exactly that revision, and no other."""
     history(member)
