@@ -18,7 +18,10 @@ RIVALS = Sim(
     pre_vote=False,
 )
 """Leaders that are cut off with entries of their own."""
-FIVE = replace(RIVALS, members=5, clients=4)
+LONELY = Sim(
+    faults=("isolate_leader", "slow_disk"), every_s=1.0, clients=8, pre_vote=False, transactors=0
+)
+FIVE = replace(LONELY, members=5, clients=4)
 NOT_DURABLE = "durable on a quorum"
 LOGS_DIFFER = ("log matching", "state machine safety", "leader completeness")
 
@@ -72,7 +75,7 @@ def leader_commits_alone(patch: Patches) -> None:
     "Raft 5.3 (min(commit, last new))",
     *LOGS_DIFFER,
     NOT_DURABLE,
-    hunt=RIVALS,
+    hunt=LONELY,
 )
 def follower_commits_beyond_match(patch: Patches) -> None:
     @patch.around_item(dispatch._TERMED, MessageKind.APPEND)
@@ -123,7 +126,7 @@ def log_reports_before_it_is_durable(patch: Patches) -> None:
 
 
 @mutant("a write that was overtaken does not count for its successor", "scenario 38 (append ABA)",
-        NOT_DURABLE, "a member fails", *LOGS_DIFFER, hunt=RIVALS)  # fmt: skip
+        NOT_DURABLE, "a member fails", *LOGS_DIFFER, hunt=LONELY)  # fmt: skip
 def append_aba(patch: Patches) -> None:
     def unsave(self: Log, last_index: int) -> None:
         self.saved_index = min(self.saved_index, last_index)
@@ -147,7 +150,7 @@ def append_aba(patch: Patches) -> None:
     *LOGS_DIFFER,
     NOT_DURABLE,
     "a member fails",
-    hunt=RIVALS,
+    hunt=LONELY,
 )
 def appends_of_earlier_terms_taken(patch: Patches) -> None:
     @patch.around(Raft, "step")
@@ -163,7 +166,7 @@ def appends_of_earlier_terms_taken(patch: Patches) -> None:
     "Raft 5.1",
     NOT_DURABLE,
     *LOGS_DIFFER,
-    hunt=RIVALS,
+    hunt=LONELY,
 )
 def acknowledgements_of_earlier_terms_counted(patch: Patches) -> None:
     @patch.around(Raft, "step")
