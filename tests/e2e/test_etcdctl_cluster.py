@@ -170,7 +170,7 @@ def test_lease_that_does_not_exist(cluster: Cluster) -> None:
 
 
 def test_compaction_ends_the_past(cluster: Cluster) -> None:
-    """CMP-01, CMP-04, CMP-07."""
+    """CMP-01, CMP-04, CMP-07, JEP-10."""
     for value in ("one", "two", "three"):
         ok(cluster.etcdctl("put", "compact/a", value))
     last = cluster.revision("compact/a")
