@@ -14,10 +14,10 @@ however much of a pass was committed (CMP-09).
 from __future__ import annotations
 
 import struct
-from itertools import islice
 
 from kvstore.mvcc.index import KeyIndex, KeyRecord
 from kvstore.mvcc.keyvalue import TOMBSTONE_MARK, key_of, revision_key
+from kvstore.mvcc.scan import scan_slice
 from kvstore.storage.backend import META, REVISIONS, Backend, Readable
 
 NEVER = -1
@@ -59,12 +59,8 @@ class CompactionPass:
     def step(self, limit: int) -> bool:
         """Look at and remove up to about `limit` revisions each; return whether more is left."""
         # Collected before anything is deleted: a scan must not see its table change.
-        scanned = [
-            (stored, key_of(value))
-            for stored, value in islice(
-                self._backend.scan(REVISIONS, self._cursor, self._end), limit
-            )
-        ]
+        pairs, following = scan_slice(self._backend, REVISIONS, self._cursor, self._end, limit)
+        scanned = [(stored, key_of(value)) for stored, value in pairs]
         self.removed = 0
         budget = limit
         records = self._index.records
@@ -79,9 +75,9 @@ class CompactionPass:
             if budget == 0:
                 self._cursor = stored
                 return True
-        if len(scanned) < limit:
+        if following is None:
             return False
-        self._cursor = scanned[-1][0] + b"\0"
+        self._cursor = following
         return True
 
     def _drop(self, key: bytes, record: KeyRecord, count: int) -> None:

@@ -6,7 +6,6 @@ so it runs in slices and pins what it needs; it costs a full scan of the table.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
@@ -19,6 +18,7 @@ from kvstore.mvcc.keyvalue import (
     key_span,
     revision_key,
 )
+from kvstore.mvcc.scan import scan_slice
 from kvstore.mvcc.steps import SLICE_KEYS, Steps
 from kvstore.storage.backend import ALARMS, AUTH, LEASES, MEMBERS, REVISIONS, Backend
 
@@ -94,18 +94,18 @@ def _hash_steps(store: Store, compact: int, at: int, keeps: bool = False) -> Ste
         # compaction at `compact` drops is skipped all the same.
         keep_at = at if keeps or (yield from _any_key(store, at)) else compact
         crc = crc32c(0, _BUCKET)
-        cursor, end = revision_key(0, 0), revision_key(at + 1, 0)
-        while True:
-            scanned = list(islice(store.backend.scan(REVISIONS, cursor, end), SLICE_KEYS))
+        cursor: bytes | None = revision_key(0, 0)
+        end = revision_key(at + 1, 0)
+        while cursor is not None:
+            scanned, cursor = scan_slice(store.backend, REVISIONS, cursor, end)
             pieces: list[bytes] = []
             for stored, value in scanned:
                 if decode_revision_key(stored)[0] > compact or _kept(store, stored, value, keep_at):
                     pieces += _hashed(stored, value)
             crc = crc32c(crc, b"".join(pieces))
-            if len(scanned) < SLICE_KEYS:
-                return HashKV(crc, compact, at)
-            cursor = scanned[-1][0] + b"\0"
-            yield
+            if cursor is not None:
+                yield
+        return HashKV(crc, compact, at)
 
 
 def _any_key(store: Store, at: int) -> Steps[bool]:
@@ -141,12 +141,9 @@ def hash_backend_steps(backend: Backend) -> Steps[int]:
     crc = 0
     for table in HASHED_TABLES:
         crc = crc32c(crc, str(table).encode())
-        cursor = b""
-        while True:
-            scanned = list(islice(backend.scan(table, cursor, None), SLICE_KEYS))
+        cursor: bytes | None = b""
+        while cursor is not None:
+            scanned, cursor = scan_slice(backend, table, cursor, None)
             crc = crc32c(crc, b"".join(piece for pair in scanned for piece in pair))
             yield
-            if len(scanned) < SLICE_KEYS:
-                break
-            cursor = scanned[-1][0] + b"\0"
     return crc

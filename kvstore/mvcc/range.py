@@ -146,16 +146,17 @@ def range_parts(store: Store, request: RangeRequest) -> Parts[None]:
 def _fetch_parts(store: Store, at: int, found: list[Found], keys_only: bool) -> Parts[list[bytes]]:
     """Yield full parts of the KeyValues of `found`; return those left over."""
     key_values: list[bytes] = []
-    size = 0
+    size = read = 0
     for first in range(0, len(found), PART_FETCH_KEYS):
         batch = [entry[1:] for entry in found[first : first + PART_FETCH_KEYS]]
         for value in store.values_at(batch):
             key_values.append(without_value(value) if keys_only else value)
             size += len(key_values[-1])
-            if size >= PART_BYTES:
+            read += len(value)
+            if size >= PART_BYTES or read >= SLICE_BYTES:
                 yield Part(key_values)
                 _check_readable(store, at)
-                key_values, size = [], 0
+                key_values, size, read = [], 0, 0
     return key_values
 
 
@@ -259,13 +260,17 @@ def _sorted(
     Returns (KeyValues, count of the selected keys).
     """
     selected: list[tuple[int | bytes, Found]] = []
+    reader = _Reader(store)
     cursor: bytes | None = start
     while cursor is not None:
         found, cursor = _slice(store, cursor, end, at, SLICE_KEYS)
         for entry in found:
-            if is_filtered(request) and not _passes(store, request, entry):
+            if reader.size >= SLICE_BYTES:
+                reader.size = 0
+                yield
+            if is_filtered(request) and not _passes(reader, request, entry):
                 continue
-            selected.append((_sort_key(store, request.sort_target, entry), entry))
+            selected.append((_sort_key(reader, request.sort_target, entry), entry))
         if cursor is not None:
             yield
     # The sort is stable, reversed too, so equal ones stay in ascending key order (RNG-21).
@@ -281,7 +286,22 @@ def _sorted(
     return key_values, len(selected)
 
 
-def _passes(store: Store, request: RangeRequest, found: Found) -> bool:
+class _Reader:
+    """Reads the KeyValues that filters and orders look into, and counts their bytes."""
+
+    __slots__ = ("size", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.size = 0
+
+    def read(self, main: int, sub: int) -> KeyValue:
+        value = self.store.value_at(main, sub)
+        self.size += len(value)
+        return KeyValue.FromString(value)
+
+
+def _passes(reader: _Reader, request: RangeRequest, found: Found) -> bool:
     mod = found[1]
     if request.min_mod_revision and mod < request.min_mod_revision:
         return False
@@ -289,28 +309,27 @@ def _passes(store: Store, request: RangeRequest, found: Found) -> bool:
         return False
     if not (request.min_create_revision or request.max_create_revision):
         return True
-    create = _create_and_version(store, found)[0]
+    create = _create_and_version(reader, found)[0]
     if request.min_create_revision and create < request.min_create_revision:
         return False
     return not (request.max_create_revision and create > request.max_create_revision)
 
 
-def _sort_key(store: Store, target: RangeRequest.SortTarget, found: Found) -> int | bytes:
+def _sort_key(reader: _Reader, target: RangeRequest.SortTarget, found: Found) -> int | bytes:
     if target == RangeRequest.KEY:
         return found[0]
     if target == RangeRequest.MOD:
         return found[1]
     if target == RangeRequest.VALUE:
-        key_value: KeyValue = KeyValue.FromString(store.value_at(found[1], found[2]))
-        return key_value.value
-    create, version = _create_and_version(store, found)
+        return reader.read(found[1], found[2]).value
+    create, version = _create_and_version(reader, found)
     return create if target == RangeRequest.CREATE else version
 
 
-def _create_and_version(store: Store, found: Found) -> tuple[int, int]:
+def _create_and_version(reader: _Reader, found: Found) -> tuple[int, int]:
     key, main, sub = found
-    record = store.index.records[key]
+    record = reader.store.index.records[key]
     if record.revisions[-1] == main << 1 and record.sub(-1) == sub:
         return record.create, record.version
-    message = KeyValue.FromString(store.value_at(main, sub))
+    message = reader.read(main, sub)
     return message.create_revision, message.version

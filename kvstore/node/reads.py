@@ -28,13 +28,14 @@ class ReadQueue:
         failed: rounds, and waits for one, that ended without an index.
     """
 
-    __slots__ = ("_context", "_ready", "_round", "_sent_at", "_waiting", "failed", "slow")
+    __slots__ = ("_context", "_first", "_ready", "_round", "_sent_at", "_waiting", "failed", "slow")
 
     def __init__(self) -> None:
         self._waiting: _Waiting = []
         self._round: _Waiting = []
         self._ready: deque[tuple[int, _Waiting]] = deque()
         self._context = 0
+        self._first = 0
         self._sent_at = 0.0
         self.slow = 0
         self.failed = 0
@@ -51,6 +52,7 @@ class ReadQueue:
         if self._round or not self._waiting or not raft.leader:
             return False
         self._round, self._waiting = self._waiting, []
+        self._first = self._context + 1
         return self._send(raft, now)
 
     def _send(self, raft: Raft, now: float) -> bool:
@@ -64,7 +66,8 @@ class ReadQueue:
 
     def answered(self, context: int, index: int, applied: int) -> None:
         """Take a read index from Raft; reads whose index is applied are served at once."""
-        if context != self._context or not self._round:
+        # An answer to any sending of this round will do: all its reads came before the first one.
+        if not self._round or not self._first <= context <= self._context:
             return
         served, self._round = self._round, []
         if index <= applied:

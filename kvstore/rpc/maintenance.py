@@ -1,4 +1,4 @@
-"""The Maintenance service: what exists so far; the rest is answered Unimplemented."""
+"""The Maintenance service, but for Snapshot (`snapshot`) and Downgrade (`downgrade`)."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from kvstore.node.member import Member
+from kvstore.storage.errors import CopyFailed
 from kvstore.storage.lmdb_backend import LmdbBackend
 
 T = TypeVar("T")
@@ -102,6 +103,8 @@ class BackendThread:
         async with self.lock:
             await self._commit_locked()
             while self._member.installing:
+                if stop():
+                    raise CopyFailed("the backend", "the server is stopping")
                 await asyncio.sleep(INSTALL_POLL_S)
             await self.run(lambda: self._backend.pack(stop))
             let_go = self._backend.switch()

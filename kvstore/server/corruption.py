@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from kvstore.errors import EtcdError
+from kvstore.errors import LEADER_CHANGED, EtcdError
 from kvstore.mvcc.hash import HashKV
 from kvstore.node.corruption import Answer, Answers, compare, differing, suspects_of_periodic_check
 from kvstore.node.request import Kind
@@ -108,7 +108,13 @@ class CorruptionChecker:
         Raises:
             DataInconsistency: another member has other data at an equal compact revision.
         """
-        own = await self._own(0)
+        while True:
+            try:
+                own = await self._own(0)
+                break
+            except EtcdError as error:
+                if error.message != LEADER_CHANGED.message:
+                    raise  # else a snapshot was installed in between: hash what is there now
         loop, own_id = self._core.loop, self._core.member.raft.id
         give_up = loop.time() + CONNECT_S
         others = [peer for peer in self._core.cluster.members if peer != own_id]

@@ -86,7 +86,9 @@ class Links:
 
     async def _listen(self, address: tuple[str, int], target: tuple[str, int], member: int) -> int:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(reader, writer, target, member)
+            # Cancelled at the end; asyncio would print a traceback for a task that says so.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._serve(reader, writer, target, member)
 
         server = await asyncio.start_server(serve, *address, limit=CHUNK_BYTES)
         self._servers.append(server)

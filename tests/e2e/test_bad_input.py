@@ -298,6 +298,9 @@ def test_peer_of_another_cluster_is_turned_away(cluster: Cluster, tmp_path: Path
     with Cluster(3, tmp_path, token="another-cluster") as stranger:
         for i in (1, 2):
             stranger.members[i].peer_port = cluster.members[i].peer_port
+        stranger.initial = ",".join(
+            f"{m.name}=http://127.0.0.1:{m.peer_port}" for m in stranger.members
+        )
         before = [cluster.client(i).status() for i in range(3)]
         stranger.start(0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from kvstore.apply.kv import range_body_steps, read_only_txn_steps
 from kvstore.mvcc import index as index_module
-from kvstore.mvcc.hash import hash_kv_steps
+from kvstore.mvcc.hash import hash_backend_steps, hash_kv_steps
 from kvstore.mvcc.range import range_steps
 from kvstore.mvcc.steps import SLICE_BYTES, SLICE_KEYS, Steps, drain
 from kvstore.pb.rpc_pb2 import (
@@ -193,3 +193,32 @@ def test_long_reads_go_on_while_the_file_is_replaced_by_a_packed_one(tmp_path: P
     assert (drain(hashing), drain(reading)) == expected
     assert len(member.keys()) == 2 * SLICE_KEYS + 3
     member.backend.close()
+
+
+LARGE = SLICE_BYTES // 2
+
+
+def test_no_slice_reads_much_more_than_its_bytes(member: KvMember) -> None:
+    """However large values are, each step reads SLICE_BYTES and one value at most."""
+    for n in range(12):
+        member.put(b"%02d" % n, b"x" * LARGE)
+        member.put(b"%02d" % n, b"y" * LARGE)
+    by_value = RangeRequest(
+        key=b"\0", range_end=b"\0", sort_target=RangeRequest.VALUE, limit=1, keys_only=True
+    )
+    for steps, values in (
+        (range_steps(member.store, by_value), 12),
+        (hash_kv_steps(member.store, 0), 24),
+        (hash_backend_steps(member.store.backend), 24),
+    ):
+        assert sum(1 for _ in steps) >= values * LARGE // (SLICE_BYTES + LARGE) - 1
+
+
+def test_a_compaction_step_reads_no_more_either(member: KvMember) -> None:
+    for n in range(12):
+        member.put(b"one", b"%d" % n + b"x" * LARGE)
+    member.store.compact(member.revision)
+    steps = 1
+    while member.store.compact_step(1000):
+        steps += 1
+    assert steps >= 4
