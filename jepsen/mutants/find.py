@@ -76,7 +76,15 @@ def half_of(mutant: Mutant) -> str:
 
 def hunt(mutant: Mutant, *, first_seed: int = 0, budget_s: float = SIM_BUDGET_S) -> Outcome:
     """Look for it as its plan says. Patches this process for the simulation's sake."""
+    disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    try:
+        return _hunt(mutant, first_seed, budget_s)
+    finally:
+        logging.disable(disabled)
+
+
+def _hunt(mutant: Mutant, first_seed: int, budget_s: float) -> Outcome:
     plan = mutant.hunt
     # A simulation's cost is its processor time: others' load on the machine says nothing.
     clock = time.process_time if isinstance(plan, Sim) else time.monotonic
