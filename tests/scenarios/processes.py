@@ -6,7 +6,9 @@ not speak of; a test must see each answer as it came.
 
 from __future__ import annotations
 
+import json
 import queue
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +49,28 @@ class Processes(Cluster):
             client.close()
         self._clients.clear()
         super().close()
+
+    @contextmanager
+    def cut_off_until_it_needs_a_snapshot(self, number: int, key: bytes) -> Iterator[int]:
+        """Cut a member off, write a key until nobody has the log that the member lacks, and give
+        the last revision; the link heals with the context, without what was sent meanwhile."""
+        assert self.links is not None
+        others = [i for i in range(len(self.members)) if i != number]
+        with self.partitioned([number]):
+            needs = self.status(number, PATIENCE_S).raftIndex + 1
+            deadline = time.monotonic() + PATIENCE_S
+            while min(map(self._log_begins, others)) <= needs:
+                assert time.monotonic() < deadline, "the log is not compacted"
+                for _ in range(50):
+                    last = until_answered(lambda: self.client(others[0]).put(key)).header.revision
+            yield last
+            self.links.reset(number)
+
+    def _log_begins(self, number: int) -> int:
+        """The first index that a member has kept at the last compaction of its log."""
+        lines = self.members[number].log_path.read_text().splitlines()
+        found = [json.loads(line)["kept_from"] for line in lines if '"kept_from"' in line]
+        return int(found[-1]) if found else 0
 
     def restart(self, number: int) -> None:
         """SIGKILL a member, and start it again."""

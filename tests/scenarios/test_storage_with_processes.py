@@ -1,4 +1,4 @@
-"""Storage of real members: scenarios 17, 19, 20, 21, 27, 29 and 32."""
+"""Storage of real members: scenarios 17, 19, 20, 21, 23, 27, 29, 31 and 32."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ KILLS = 3
 CUTS = 4
 KEYS = 1500
 """Deleted keys: more than a slice of a compaction removes."""
+RECEIPTS = 2
+MISSED = 220
+"""Twice what a member keeps in its log."""
+SNAPSHOTS_RECEIVED = "etcd_network_snapshot_receive_success"
 LIMIT = 1 << 20
 """Bytes into a file from which on writes fail: beyond the server's own messages."""
 VALUE = 10_000
@@ -165,3 +169,49 @@ def test_scenario_32_a_failed_write_ends_the_member(one: Processes) -> None:
     assert found[: len(acknowledged)] == acknowledged
     assert len(found) <= len(acknowledged) + 1, "the one without an answer may be there"
     assert client.get(b"before").count == 1
+
+
+def test_scenarios_11888_18055_13933_killed_around_the_receipt_of_snapshots(
+    three: Processes,
+) -> None:
+    """Scenarios 23 and 31: over an older store, with one snapshot right after another; it starts
+    again each time, with the applied index that goes with its data."""
+    away, other = three.followers()
+    client = three.client(other)
+    snapshots = three.members[away].data_dir / "member" / "snap"
+    for _ in range(RECEIPTS):
+        received = three.metric(away, SNAPSHOTS_RECEIVED)
+        with three.cut_off_until_it_needs_a_snapshot(away, b"missed/"):
+            pass
+        wait_until(
+            lambda before=received: (
+                list(snapshots.glob("*.snap*")) or three.metric(away, SNAPSHOTS_RECEIVED) > before
+            ),
+            PATIENCE_S,
+            "a snapshot is on its way",
+        )
+        three.kill(away)
+        for number in range(MISSED):  # the next snapshot is another one
+            last = client.put(b"missed/%d" % number).header.revision
+        three.start(away)
+        three.wait_revision(away, last)
+        assert three.same_hash()
+
+
+@pytest.mark.skipif(bool(disk.missing()), reason=disk.missing() or "-")
+def test_scenario_32_a_device_that_fails_ends_the_member(power: PowerDisk, tmp_path: Path) -> None:
+    """Scenario 32: writes and syncs are I/O errors from one moment on; the member answers no
+    write, and ends by itself."""
+    with Processes(1, tmp_path / "members", links=False) as cluster:
+        member = cluster.members[0]
+        member.data_dir = power.folder / "data"
+        cluster.start()
+        client = cluster.client(0)
+        acknowledged = [client.put(b"k", b"%d" % n).header.revision for n in range(10)][-1]
+        power.cut()
+        with pytest.raises(grpc.RpcError):
+            client.put(b"k", b"late")
+        assert member.wait_exit(PATIENCE_S) == FATAL_EXIT
+        power.restore()
+        cluster.start()
+        assert client.get(b"k").kvs[0].mod_revision == acknowledged

@@ -11,7 +11,8 @@ from tests.e2e.client import Client
 from tests.scenarios.processes import Processes, events_of, watch_call
 
 WRITES = 400
-"""Several times what a member keeps in its log."""
+SOON = 20
+"""A revision that is reached while a member is cut off: it misses more than these."""
 VALUE = bytes(16 * 1024)
 SLOW_WRITES = 200
 """More than wait on a stream (128): the watch falls back to history before the compaction."""
@@ -51,24 +52,23 @@ def test_scenarios_20221_15271_watches_of_a_member_brought_back_by_a_snapshot(
     client = three.client(away)
     with watch_call(client) as now, watch_call(client) as soon, watch_call(client) as later:
         assert now.ask(b"away/").header.revision == head
-        soon.ask(b"away/", head + WRITES // 2, progress_notify=True)
-        later.ask(b"away/", head + WRITES + 3, progress_notify=True)
+        soon.ask(b"away/", head + SOON, progress_notify=True)
         installed = three.metric(away, "etcd_network_snapshot_receive_success")
-        with three.partitioned([away]):
-            last = write(three, b"away/", WRITES, other)
+        with three.cut_off_until_it_needs_a_snapshot(away, b"away/") as last:
+            later.ask(b"away/", last + 3, progress_notify=True)
             for watch in (soon, later):
                 watch.ask_progress()
         three.wait_revision(away, last)
         assert three.metric(away, "etcd_network_snapshot_receive_success") > installed
         end = write(three, b"away/", 5, other)
-        expected = {now: head + 1, soon: head + WRITES // 2, later: head + WRITES + 3}
+        expected = {now: head + 1, soon: head + SOON, later: last + 3}
         for watch, start in expected.items():
             seen = []
             while not seen or seen[-1] < end:
                 response = watch.next()
                 assert not response.canceled
                 if not response.events:  # progress, which is of its start at least
-                    assert response.header.revision >= start - (watch is not now)
+                    assert response.header.revision >= start - (watch is now)
                 seen += [revision for _, revision in events_of(response)]
             assert seen == list(range(start, end + 1))
 
