@@ -164,7 +164,7 @@ class Links:
         member: int,
     ) -> None:
         dialer = self._owner(writer.get_extra_info("peername"))
-        connection = _Connection(dialer, member, writer)
+        connection = _Connection(dialer, member, writer, asyncio.current_task())
         self._connections.add(connection)
         try:
             there = self._link(dialer, member)
@@ -173,11 +173,10 @@ class Links:
                 await there._open.wait()
             far_reader, far_writer = await asyncio.open_connection(*target, limit=CHUNK_BYTES)
             connection.far = far_writer
-            await asyncio.gather(
-                self._pump(reader, far_writer, there),
-                self._pump(far_reader, writer, self._link(member, dialer)),
-            )
-        except OSError:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(reader, far_writer, there))
+                pumps.create_task(self._pump(far_reader, writer, self._link(member, dialer)))
+        except* OSError:
             pass  # an end is gone: so is the connection
         finally:
             connection.abort()
@@ -188,16 +187,13 @@ class Links:
     ) -> None:
         """Carry bytes in one direction; end with the sender's end of stream."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_BYTES // CHUNK_BYTES)
-        sender = asyncio.ensure_future(self._send(waiting, writer, link))
         loop = asyncio.get_running_loop()
-        try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send(waiting, writer, link))
             while chunk := await reader.read(CHUNK_BYTES):
                 due = loop.time() + link.delay_s + link.jitter_s * self._random.random()
                 await waiting.put((due, chunk))
             await waiting.put((loop.time() + link.delay_s, b""))
-            await sender
-        finally:
-            sender.cancel()
 
     async def _send(
         self,
@@ -243,9 +239,17 @@ class Links:
 class _Connection:
     """One connection through a proxy: from `dialer` to `member`."""
 
-    __slots__ = ("dialer", "far", "member", "near")
+    __slots__ = ("_task", "dialer", "far", "member", "near")
 
-    def __init__(self, dialer: int, member: int, near: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        dialer: int,
+        member: int,
+        near: asyncio.StreamWriter,
+        task: asyncio.Task[Any] | None,
+    ) -> None:
+        """Args: task: kept from being collected, since a loop knows its tasks weakly only."""
+        self._task = task
         self.dialer = dialer
         self.member = member
         self.near = near

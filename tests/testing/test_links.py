@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import socket
@@ -151,3 +152,29 @@ def test_a_reset_breaks_the_connections_of_one_member(links: Links, echo: tuple[
             assert one.recv(1) == b""
         other.sendall(b"y")
         assert answered(other, b"y") == b"y"
+
+
+def test_nothing_is_left_of_a_connection_whose_ends_are_reset(
+    echo: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever end breaks, and whatever waits on it: no task stays, none fails unheard."""
+    links = Links()
+    with dial(links, echo) as healthy:
+        for cut_first in (False, True):
+            for _ in range(2):
+                broken = dial(links, echo)
+                broken.sendall(b"x" * 10)
+                assert answered(broken, b"x" * 10)
+                if cut_first:
+                    links.change([(1, OUTSIDE)], cut)
+                broken.settimeout(SILENCE_S)
+                with contextlib.suppress(TimeoutError):  # nobody reads: all on the way is full
+                    broken.sendall(b"y" * 32_000_000)
+                links.reset(1)
+                broken.close()
+                links.heal()
+        healthy.close()
+        gc.collect()
+    links.close()
+    gc.collect()
+    assert caplog.records == []
