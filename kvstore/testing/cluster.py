@@ -140,7 +140,7 @@ class Cluster:
         """SIGKILL members (all, if none are named), all of them before waiting for any."""
         chosen = [self.members[i] for i in numbers] if numbers else self.members
         for member in chosen:
-            if member.running:
+            with contextlib.suppress(RuntimeError):  # it has ended, perhaps just now
                 member.signal(signal.SIGKILL)
         for member in chosen:
             if member.process is not None:

@@ -7,6 +7,7 @@ takes etcd's flags.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import socket
@@ -135,7 +136,8 @@ class Member:
             raise NotInTime(f"{self.name} still runs after {timeout_s} s") from None
 
     def kill(self) -> None:
-        """SIGKILL it, if it runs, and wait for its end."""
-        if self.running:
-            self.signal(signal.SIGKILL)
+        """SIGKILL it, if it runs, and wait for its end; it may be ending by itself."""
+        if self.process is not None:
+            with contextlib.suppress(RuntimeError):
+                self.signal(signal.SIGKILL)
             self.wait_exit()
