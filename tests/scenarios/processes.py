@@ -158,6 +158,11 @@ class WatchCall:
         """The next response. Raises grpc.RpcError when the stream breaks."""
         return next(self.call)
 
+    def close(self) -> None:
+        """End the call."""
+        self._requests.put(None)
+        self.call.cancel()
+
     def events_until(self, revision: int) -> list[tuple[str, int]]:
         """(type, revision) of all events up to one of this revision or a later one."""
         found: list[tuple[str, int]] = []
@@ -180,5 +185,4 @@ def watch_call(client: Client) -> Iterator[WatchCall]:
     try:
         yield made
     finally:
-        made._requests.put(None)
-        made.call.cancel()
+        made.close()

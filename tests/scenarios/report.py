@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import csv
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,11 +66,12 @@ def scenarios() -> list[Scenario]:
         ]
 
 
-def defined(path: Path) -> Iterator[str]:
-    """Names of the test functions at the top of a file."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name
+@cache
+def defined(path: Path) -> frozenset[str]:
+    """Names of the functions at the top of a file."""
+    nodes = ast.parse(path.read_text()).body
+    functions = (n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(node.name for node in functions)
 
 
 def missing(tests: Iterable[str]) -> list[str]:
