@@ -38,6 +38,7 @@ class Loop:
         self.random = Random(seed)
         self.now = 0.0
         self.events = 0
+        self.failure: BaseException | None = None
         self.recent: deque[str] = deque(maxlen=RECENT_EVENTS)
         self.on_event: Callable[[str], None] = lambda line: None
         self._queue: list[tuple[float, int, Process | None, int, str, Callable[[], None]]] = []
@@ -74,7 +75,14 @@ class Loop:
             self.events += 1
             self.trace(label)
             run()
+            if self.failure is not None:
+                raise self.failure
         return True
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with this error after the event that is being handled."""
+        if self.failure is None:
+            self.failure = error
 
     def trace(self, line: str) -> None:
         """Add a line to the trace."""

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TypeVar
 
 from kvstore.node.member import Member
@@ -34,16 +34,23 @@ class BackendThread:
     """
 
     def __init__(
-        self, member: Member, backend: LmdbBackend, observe_commit: Callable[[float], None]
+        self,
+        member: Member,
+        backend: LmdbBackend,
+        observe_commit: Callable[[float], None],
+        thread: Executor,
     ) -> None:
-        """Args: observe_commit: is told how long each commit took, seconds."""
+        """Args:
+        observe_commit: is told how long each commit took, seconds.
+        thread: has one thread, of its own.
+        """
         self.lock = asyncio.Lock()
         self._member = member
         self._backend = backend
         self._observe_commit = observe_commit
         self._loop = asyncio.get_running_loop()
         self._due = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="backend")
+        self._thread = thread
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run something on the thread, after what was asked for before."""

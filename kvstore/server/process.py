@@ -19,9 +19,11 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import ClassVar
 
 from kvstore.apply.applier import Applier
 from kvstore.errors import EtcdError
@@ -29,6 +31,7 @@ from kvstore.lease.checkpoints import CHECKPOINT_INTERVAL_S
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc.store import Store
 from kvstore.mvcc.watch import WatchHub
+from kvstore.mvcc.watch_stream import QUEUE_RESPONSES
 from kvstore.node.lease_keeper import LeaseKeeper
 from kvstore.node.member import Limits, Member
 from kvstore.node.request import Kind, first_request_id
@@ -82,7 +85,14 @@ FATAL_EXIT = 1
 
 
 class Server:
-    """One running member."""
+    """One running member.
+
+    What reaches the outside is made by the ``make_…`` methods, in whose place the simulation puts
+    its own; the class's constants it makes small.
+    """
+
+    checkpoint_interval_s: ClassVar[float] = CHECKPOINT_INTERVAL_S
+    watch_queue: ClassVar[int] = QUEUE_RESPONSES
 
     def __init__(self, config: Config, state: datadir.State) -> None:
         self.config = config
@@ -90,7 +100,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
         self.exit_code = 0
-        self.random = random.Random()
+        self.random = self.make_random()
         self._tasks: set[asyncio.Task[None]] = set()
         self._copies = count()
         self._receiving = asyncio.Lock()
@@ -104,7 +114,7 @@ class Server:
 
     def _build(self) -> None:
         config, state = self.config, self.state
-        election_s = config.election_ms / 1000
+        limits = self.make_limits()
         min_ttl = -(-3 * config.election_ms // 2000)
         self.metrics = ServerMetrics(self)
         self.store = Store(state.backend)
@@ -112,7 +122,7 @@ class Server:
         self.lessor = Lessor(
             state.backend,
             min_ttl=min_ttl,
-            checkpoint_interval_s=CHECKPOINT_INTERVAL_S if checkpoints else math.inf,
+            checkpoint_interval_s=self.checkpoint_interval_s if checkpoints else math.inf,
         )
         self._restore_leases()
         self.hub = WatchHub(
@@ -122,22 +132,11 @@ class Server:
             max_request_bytes=config.max_request_bytes,
             progress_interval=config.watch_progress_interval_s,
             random=self.random,
+            queue_limit=self.watch_queue,
         )
         applier = Applier(self.store, self.lessor, state.cluster)
-        self.wal_writer = WalWriter(
-            state.wal,
-            on_done=self._persisted,
-            on_error=self._fatal,
-            call_soon=self.loop.call_soon_threadsafe,
-            metrics=self.metrics.observe_wal,
-        )
-        self.transport = PeerTransport(
-            self,
-            state.cluster.cluster_id,
-            state.member_id,
-            config.peer_sockets,
-            config.initial_advertise_peer_urls,
-        )
+        self.wal_writer = self.make_log_writer()
+        self.transport = self.make_transport()
         recovered = state.recovered
         raft = Raft(
             RaftConfig(
@@ -164,16 +163,8 @@ class Server:
             network=self.transport,
             snapshots=self,
             schedule=self._soon,
-            first_request_id=first_request_id(state.member_id, int(time.time() * 1000)),
-            limits=Limits(
-                max_request_bytes=config.max_request_bytes,
-                request_timeout_s=5.0 + 2 * election_s,
-                snapshot_count=config.snapshot_count,
-                snapshot_catchup_entries=config.snapshot_catchup_entries,
-                election_s=election_s,
-                warning_apply_s=config.warning_apply_s,
-                quota_bytes=config.quota_backend_bytes,
-            ),
+            first_request_id=first_request_id(state.member_id, self.wall_ms()),
+            limits=limits,
             now=self.loop.time(),
             clock=time.perf_counter,
         )
@@ -184,7 +175,9 @@ class Server:
         )
         member.on_leader = self._leader_changed
         member.on_applied = self._applied
-        self.backend_thread = BackendThread(member, state.backend, self.metrics.observe_commit)
+        self.backend_thread = BackendThread(
+            member, state.backend, self.metrics.observe_commit, self.make_backend_thread()
+        )
         self.defragmenter = Defragmenter(self.backend_thread, state.backend, self._fatal)
         self.membership = Membership(self)
         applier.on_compacted = self._compact_due.set
@@ -200,8 +193,8 @@ class Server:
             loop=self.loop,
             random=self.random,
             max_txn_ops=config.max_txn_ops,
-            request_timeout_s=5.0 + 2 * election_s,
-            election_s=election_s,
+            request_timeout_s=limits.request_timeout_s,
+            election_s=limits.election_s,
         )
         self.calls = PeerCalls()
         self.kv = KVService(self.core)
@@ -228,6 +221,49 @@ class Server:
         register_services(self.router, self)
         self.corruption = CorruptionChecker(self.core, self.calls, self.maintenance.hashed)
 
+    # What reaches the outside.
+
+    def make_random(self) -> random.Random:
+        return random.Random()
+
+    def make_limits(self) -> Limits:
+        config = self.config
+        election_s = config.election_ms / 1000
+        return Limits(
+            max_request_bytes=config.max_request_bytes,
+            request_timeout_s=5.0 + 2 * election_s,
+            snapshot_count=config.snapshot_count,
+            snapshot_catchup_entries=config.snapshot_catchup_entries,
+            election_s=election_s,
+            warning_apply_s=config.warning_apply_s,
+            quota_bytes=config.quota_backend_bytes,
+        )
+
+    def make_log_writer(self) -> WalWriter:
+        return WalWriter(
+            self.state.wal,
+            on_done=self._persisted,
+            on_error=self._fatal,
+            call_soon=self.loop.call_soon_threadsafe,
+            metrics=self.metrics.observe_wal,
+        )
+
+    def make_transport(self) -> PeerTransport:
+        return PeerTransport(
+            self,
+            self.state.cluster.cluster_id,
+            self.state.member_id,
+            self.config.peer_sockets,
+            self.config.initial_advertise_peer_urls,
+        )
+
+    def make_backend_thread(self) -> Executor:
+        return ThreadPoolExecutor(1, thread_name_prefix="backend")
+
+    def wall_ms(self) -> int:
+        """Milliseconds of the wall clock."""
+        return int(time.time() * 1000)
+
     def _soon(self, work: Callable[[], None]) -> None:
         self.loop.call_soon(self._run_core, work)
 
@@ -252,12 +288,26 @@ class Server:
         self._listeners = client_listeners(self, self.front)
         self._metrics_listeners = metrics_listeners(self, self.front)
         await self.transport.listen(self.config.listen_peer_urls)
-        self.membership.changed()
-        await self._check_data()
-        self._advance_election()
+        await self.join()
         for listener in self._metrics_listeners:
             await listener.start()
             log.info("serving metrics", extra={"address": listener.address})
+        await self.work()
+        for listener in self._listeners:
+            await listener.start()
+            log.info("serving client traffic", extra={"address": listener.address})
+        self._serving = True
+        gc.collect()
+        gc.freeze()
+
+    async def join(self) -> None:
+        """Take up with the others. Raises DataInconsistency."""
+        self.membership.changed()
+        await self._check_data()
+        self._advance_election()
+
+    async def work(self) -> None:
+        """Begin all that goes on by itself; return when clients may be served."""
         self._spawn(self._tick_forever())
         self._spawn(self.backend_thread.commit_forever(self.config.backend_batch_interval_s))
         self._spawn(self._catch_up_forever())
@@ -265,12 +315,6 @@ class Server:
         if self.config.auto_compaction is not None:
             self._spawn(compact_by_schedule(self.core, self.config.auto_compaction))
         await self._publish()
-        for listener in self._listeners:
-            await listener.start()
-            log.info("serving client traffic", extra={"address": listener.address})
-        self._serving = True
-        gc.collect()
-        gc.freeze()
 
     async def _check_data(self) -> None:
         """Begin the comparisons with other members. Raises DataInconsistency."""
@@ -523,7 +567,7 @@ class Server:
         try:
             await self.backend_thread.commit()
             # On the backend's thread, so that no commit comes between the copy and its position.
-            meta = await self.backend_thread.run(partial(self._copy, path))
+            meta, size = await self.backend_thread.run(partial(self._copy, path))
         except (OSError, StorageError) as error:
             log.error("could not make a snapshot: %s", error)
             path.unlink(missing_ok=True)
@@ -532,15 +576,15 @@ class Server:
         message.snapshot = meta
         log.info(
             "sending a snapshot",
-            extra={"to": f"{message.to:x}", "index": meta.index, "bytes": path.stat().st_size},
+            extra={"to": f"{message.to:x}", "index": meta.index, "bytes": size},
         )
         self.transport.send_snapshot(message, path)
 
-    def _copy(self, path: Path) -> SnapshotMeta:
+    def _copy(self, path: Path) -> tuple[SnapshotMeta, int]:
         started = time.perf_counter()
         self.state.backend.copy_to(str(path))
         self.metrics.observe_backend_copy(time.perf_counter() - started)
-        return datadir.position_of(path)
+        return datadir.position_of(path), path.stat().st_size
 
     def install(self, meta: SnapshotMeta) -> None:
         """Put a received snapshot in the place of the state (Snapshots)."""

@@ -8,6 +8,7 @@ which suits the sizes of a simulation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
 
 from sortedcontainers import SortedDict
 
@@ -86,14 +87,21 @@ class MemoryBackend:
             raise CopyFailed(path, "File exists")
         self.files[path] = self.crash()
 
-    def replace(self, path: str) -> None:
+    def replace(self, path: str | PurePath) -> None:
         """Go on with the content of another of the `files`, as `LmdbBackend.replace` does.
 
         What was pending is forgotten. No commit may be under way. The file at `path` is moved.
         """
-        self._tables = self.files.pop(path)._tables
+        self._tables = self.files.pop(str(path))._tables
         self._buffer = WriteBuffer()
         self._committed = False
+
+    def pack(self, stop: Callable[[], bool]) -> None:
+        """Nothing is ever wasted here. See `LmdbBackend.pack`."""
+
+    def switch(self) -> Callable[[], None]:
+        """The packed content is the old one. See `LmdbBackend.switch`."""
+        return lambda: None
 
     def close(self) -> None:
         self._closed = True

@@ -1,0 +1,275 @@
+"""asyncio on virtual time: one event loop for each life of a member, over the one event queue.
+
+The server's coroutines run here unchanged. What asyncio leaves to addresses in memory (the order of
+a set of futures) is made to depend on nothing but the order of creation, and a thread pool is
+modelled: work takes virtual time and is done at one moment at its end. When a process dies, so do
+its tasks, in the order of their creation and without a say in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
+from contextvars import Context
+from typing import Any, TypeVar
+
+from jepsen.sim.loop import Loop, Process
+
+T = TypeVar("T")
+
+THREAD_S = 0.001
+"""Mean time of work in the default pool of threads."""
+PRUNE_TASKS = 256
+
+
+class SimFuture(asyncio.Future[Any]):
+    """A future whose place in a set depends on its number alone."""
+
+    def __init__(self, *, loop: SimEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._number = loop.next_number()
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task whose place in a set depends on its number alone."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: SimEventLoop, **named: Any) -> None:
+        self._number = loop.next_number()
+        super().__init__(coro, loop=loop, **named)
+        self._log_destroy_pending = False
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class SimThread(Executor):
+    """One thread of a member: work is done in the order in which it was asked for.
+
+    What a crash finds under way was done or not, by the toss of a coin; the rest was not.
+    """
+
+    def __init__(
+        self, loop: Loop, process: Process, name: str, mean_s: Callable[[], float]
+    ) -> None:
+        self._loop = loop
+        self._process = process
+        self._name = name
+        self._mean_s = mean_s
+        self._jobs: deque[Callable[[], None]] = deque()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Do everything that waits, then this: for a caller that blocks until it is done."""
+        while self._jobs:
+            self._run_first()
+        done: Future[T] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+    def queue(self, job: Callable[[], None]) -> None:
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            self._start()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """There is nothing to end."""
+
+    def crash(self) -> None:
+        if self._jobs and self._loop.random.random() < 0.5:
+            self._run_first()
+        self._jobs.clear()
+
+    def _start(self) -> None:
+        delay = self._loop.random.expovariate(1 / max(self._mean_s(), 1e-6))
+        job = self._jobs[0]
+
+        def end() -> None:
+            if self._jobs and self._jobs[0] is job:
+                self._run_first()
+                if self._jobs:
+                    self._start()
+
+        self._loop.after(delay, f"{self._name} thread", end, self._process)
+
+    def _run_first(self) -> None:
+        self._jobs.popleft()()
+
+
+class SimEventLoop(asyncio.AbstractEventLoop):
+    """The loop of one life of a process."""
+
+    def __init__(self, loop: Loop, process: Process, name: str) -> None:
+        self._loop = loop
+        self._process = process
+        self._life = process.life
+        self._name = name
+        self._ready: deque[asyncio.Handle] = deque()
+        self._numbers = 0
+        self._tasks: list[SimTask] = []
+        self._label = f"{name} runs"
+        self._timer_label = f"{name} timer"
+
+    def next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    @property
+    def dead(self) -> bool:
+        return self._process.life != self._life
+
+    # What asyncio asks for.
+
+    def time(self) -> float:
+        return self._loop.now
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if not self.dead:
+            self._ready.append(handle)
+            if len(self._ready) == 1:
+                self._loop.after(0, self._label, self._drain, self._process)
+        return handle
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._loop.now + max(delay, 0.0), callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        if not self.dead:
+            delay = max(when - self._loop.now, 0.0)
+            self._loop.after(delay, self._timer_label, lambda: self._run(handle), self._process)
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It stays in the queue and does nothing when its time comes."""
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return SimFuture(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
+        if self.dead:
+            coro.close()
+        task = SimTask(coro, loop=self, name=name or "", context=context)
+        self._tasks.append(task)
+        if len(self._tasks) % PRUNE_TASKS == 0:
+            self._tasks = [task for task in self._tasks if not task.done()]
+        return task
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.create_future()
+
+        def work() -> None:
+            try:
+                result = func(*args)
+            except Exception as error:
+                self.call_soon(_fail, future, error)
+            else:
+                self.call_soon(_succeed, future, result)
+
+        if isinstance(executor, SimThread):
+            executor.queue(work)
+        else:
+            delay = self._loop.random.expovariate(1 / THREAD_S)
+            self._loop.after(delay, f"{self._name} pool", work, self._process)
+        return future
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Nothing may fail unheard. What is left over when a process has died is no failure."""
+        if not self.dead:
+            error = context.get("exception")
+            self._loop.fail(error or AssertionError(context.get("message")))
+
+    # Running.
+
+    def enter(self, work: Callable[[], T]) -> T:
+        """Call something as if from a callback of this loop."""
+        before = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            return work()
+        finally:
+            events._set_running_loop(before)
+
+    def _run(self, handle: asyncio.Handle) -> None:
+        if not handle.cancelled():
+            events._set_running_loop(self)
+            try:
+                handle._run()
+            finally:
+                events._set_running_loop(None)
+
+    def _drain(self) -> None:
+        """Run what is ready now; what that makes ready comes behind other events."""
+        ready, self._ready = self._ready, deque()
+        events._set_running_loop(self)
+        try:
+            for handle in ready:
+                if self.dead:
+                    break
+                if not handle.cancelled():
+                    handle._run()
+        finally:
+            events._set_running_loop(None)
+
+    def bury(self) -> None:
+        """Close the coroutines of a dead process, so that the garbage collector has no say."""
+        self._ready.clear()
+        for task in self._tasks:
+            if not task.done():
+                coro = task.get_coro()
+                with contextlib.suppress(BaseException):
+                    self.enter(coro.close)
+        self._tasks.clear()
+
+
+def _succeed(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
