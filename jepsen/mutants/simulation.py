@@ -13,7 +13,6 @@ from jepsen.sim.plan import Plan
 from jepsen.sim.simulator import Outcome, Simulation
 from jepsen.sim.transactions import Transactor
 from kvstore.storage.wal import Batch
-from raft import Config
 
 __all__ = ["Violation", "simulate"]
 
@@ -26,7 +25,7 @@ def simulate(seed: int, how: Sim) -> Outcome:
     simulation = Simulation(plan)
     patches = Patches()
     if not how.pre_vote:
-        patches.set(node, "Config", functools.partial(Config, pre_vote=False))
+        patches.set(node, "Config", functools.partial(node.Config, pre_vote=False))
     if how.faults:
         simulation.faults._weights = [int(kind in how.faults) for kind in KINDS]
         simulation.faults._mean_pause_s = how.every_s

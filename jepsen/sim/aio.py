@@ -226,6 +226,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
 
     def enter(self, work: Callable[[], T]) -> T:
         """Call something as if from a callback of this loop."""
+        self._loop.touched.append(self._process)
         before = events._get_running_loop()
         events._set_running_loop(self)
         try:
@@ -235,6 +236,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
 
     def _run(self, handle: asyncio.Handle) -> None:
         if not handle.cancelled():
+            self._loop.touched.append(self._process)
             events._set_running_loop(self)
             try:
                 handle._run()
@@ -244,6 +246,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
     def _drain(self) -> None:
         """Run what is ready now; what that makes ready comes behind other events."""
         ready, self._ready = self._ready, deque()
+        self._loop.touched.append(self._process)
         events._set_running_loop(self)
         try:
             for handle in ready:
@@ -273,3 +276,8 @@ def _succeed(future: asyncio.Future[T], result: T) -> None:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def new_event_loop(loop: Loop, process: Process, name: str) -> SimEventLoop:
+    """Make the loop of a life: one without sockets, signals and child processes."""
+    return SimEventLoop(loop, process, name)  # type: ignore[abstract]

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 
-from jepsen.sim.loop import Loop, Violation
+from jepsen.sim.loop import Loop, Process, Violation
 from jepsen.sim.node import TICK_S, Node, Observer
 from kvstore.errors import EtcdError
 from kvstore.membership import changes
@@ -36,6 +36,7 @@ class Checks(Observer):
         self._loop = loop
         self.nodes: list[Node] = []
         """All there ever were, removed ones too."""
+        self._running: dict[Process, Node] = {}
         self.cluster = cluster
         """The members as of the committed log."""
         self._voters = self._voters_before = frozenset(cluster.members)
@@ -63,9 +64,8 @@ class Checks(Observer):
         """The newest revision that anybody was told of, as written or read."""
         self.lease_ends: dict[int, float] = {}
         """Lease -> the earliest time at which it may expire."""
-        self.removals: dict[tuple[str, int, int, str], int] = {}
-        """(member, its life, request, client) -> revision: clients that wait for a compaction's
-        end at a member."""
+        self.compacted = 0
+        """The newest compaction that any member has applied."""
         self.counts: dict[str, int] = {}
 
     def count(self, what: str) -> None:
@@ -75,6 +75,7 @@ class Checks(Observer):
     # What members do.
 
     def started(self, node: Node) -> None:
+        self._running[node.process] = node
         self._seen_commit[node.id] = node.member.applied_index
         self._seen_revision[node.id] = node.store.revision
 
@@ -92,17 +93,22 @@ class Checks(Observer):
             before = entry[0]
 
     def observe(self) -> None:
-        """Look at every running member's Raft; call it after each event."""
-        for node in self.nodes:
-            if node.up:
-                self._observe_leader(node)
-                if node.member.raft.commit_index > self._seen_commit[node.id]:
+        """Look at the Raft of members in which something ran; call it after each event."""
+        touched = self._loop.touched
+        if not touched:
+            return
+        for process in touched:
+            node = self._running.get(process)
+            if node is not None and node.up:
+                member = node.member
+                if member.is_leader:
+                    self._observe_leader(node)
+                if member.raft.commit_index > self._seen_commit[node.id]:
                     self._observe_commit(node)
+        touched.clear()
 
     def _observe_leader(self, node: Node) -> None:
         member = node.member
-        if not member.is_leader:
-            return
         term = member.raft.term
         leader = self.leaders.get(term)
         if leader == node.name:
@@ -244,6 +250,7 @@ class Checks(Observer):
             raise Violation(f"{node.name} fell back to revision {store.revision}")
         self._seen_revision[node.id] = store.revision
         self._compare_configuration(node)
+        self.compacted = max(self.compacted, store.compact_revision)
         state = (store.revision, store.compact_revision, len(node.lessor.ids()))
         known = self._states.setdefault(index, state)
         if known != state:
@@ -326,6 +333,14 @@ class Checks(Observer):
             raise Violation(f"the put of {value!r} was answered {why!r}, but it was written")
         self.refused[value] = why
 
+    def written(self) -> list[tuple[int, bytes, str | None]]:
+        """(revision, key, value or None for a deletion) of all events."""
+        return [
+            (revision, key, value.value.decode() if value is not None else None)
+            for key in sorted(self._keys)
+            for revision, value in zip(*self._keys[key], strict=True)
+        ]
+
     # The end.
 
     def members(self) -> list[Node]:
@@ -342,10 +357,6 @@ class Checks(Observer):
             return f"applied {positions}"
         if any(node.member.applied_index < len(self.committed) for node in members):
             return f"applied {positions} of {len(self.committed)}"
-        lives = {(node.name, node.process.life) for node in members}
-        for waiting, revision in self.removals.items():
-            if waiting[:2] in lives:
-                return f"nobody told {waiting} that revisions below {revision} are removed"
         return ""
 
     def final(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import multiprocessing
 import os
@@ -126,6 +127,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _quiet() -> None:
     logging.disable(logging.CRITICAL)
+    gc.set_threshold(100_000, 20, 100)
 
 
 def _show(chosen: Iterable[Plan], *, trace: bool) -> int:

@@ -28,6 +28,10 @@ class Segment:
     batches: list[Batch] = field(default_factory=list)
 
 
+class DiskFailed(Exception):
+    """A write or sync failed: the member must end (it never tries again)."""
+
+
 class Disk:
     """What survives crashes, and the delays of the device."""
 
@@ -35,6 +39,8 @@ class Disk:
         """Make a log that begins with `start`, as `Wal.create` does."""
         self.write_s = 0.002
         """Mean time of a group's write."""
+        self.failing = ""
+        """Why the next write fails; empty: it does not."""
         self._log = Replay(
             state=replace(start), base_index=start.last_index, base_term=start.last_term
         )
@@ -78,13 +84,20 @@ class DiskWriter:
     """The log writer of one life of a member (`LogWriter`)."""
 
     def __init__(
-        self, loop: Loop, process: Process, name: str, disk: Disk, on_done: Callable[[int], None]
+        self,
+        loop: Loop,
+        process: Process,
+        name: str,
+        disk: Disk,
+        on_done: Callable[[int], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
         self._process = process
         self._name = name
         self._disk = disk
         self._on_done = on_done
+        self._on_error = on_error
         self._queue: list[tuple[int, Batch]] = []
         self._writing: list[tuple[int, Batch]] = []
 
@@ -98,6 +111,8 @@ class DiskWriter:
 
     def crash(self) -> None:
         """The power is gone; the process's events are lost by themselves."""
+        if self._disk.failing:
+            return
         if self._writing and self._loop.random.random() < 0.5:
             self._disk.append([batch for _, batch in self._writing])
 
@@ -108,6 +123,12 @@ class DiskWriter:
 
     def _finish(self) -> None:
         group, self._writing = self._writing, []
+        if self._disk.failing:
+            # What did get there nobody knows.
+            if self._loop.random.random() < 0.5:
+                self._disk.append([batch for _, batch in group])
+            self._on_error(DiskFailed(self._disk.failing))
+            return
         self._disk.append([batch for _, batch in group])
         token = group[-1][0]
         # The report goes through the event loop, behind what is there already.

@@ -9,11 +9,12 @@ from jepsen.sim.loop import Loop
 from jepsen.sim.network import Network
 from jepsen.sim.node import Node
 from jepsen.sim.plan import Plan
-from raft import ProposalDropped
+from jepsen.sim.rpc import OK, Status, unary
+from kvstore.pb import rpc_pb2
 
 KINDS = (
     "crash", "crash_all", "partition", "one_way", "isolate_leader", "transfer", "pause",
-    "slow_disk", "bad_network", "ambush",
+    "slow_disk", "bad_network", "ambush", "partial", "disk_fails", "defragment",
 )  # fmt: skip
 """All kinds of faults but `heal`, which ends what the network suffers."""
 
@@ -27,7 +28,9 @@ class Faults:
         self.struck = 0
         """How many faults have been drawn."""
         self._plan = plan
-        self._random = random = plan.stream("faults")
+        # When and of which kind is drawn apart from what a fault draws for itself, which depends
+        # on how the cluster is: leaving one out leaves the others where they are.
+        self._schedule = self._random = random = plan.stream("faults")
         self._loop = loop
         self._network = network
         self._nodes = nodes
@@ -46,23 +49,25 @@ class Faults:
         self._network.heal()
         for node in self._nodes:
             node.disk.write_s = node.commit_s = 0.002
+            node.disk.failing = ""
             node.process.paused_until = 0.0
             _start(node)
 
     def _later(self) -> None:
-        pause = self._random.expovariate(1 / self._mean_pause_s)
+        pause = self._schedule.expovariate(1 / self._mean_pause_s)
         self._loop.after(pause, "fault", self._strike)
 
     def _strike(self) -> None:
         if self._stopped:
             return
         self._later()
-        [kind] = self._random.choices((*KINDS, "heal"), (*self._weights, 3))
+        [kind] = self._schedule.choices((*KINDS, "heal"), (*self._weights, 3))
         self.struck += 1
         if kind in self._plan.without or self.struck in self._plan.skip:
             return
         self._checks.count(kind)
         self._loop.trace(f"fault {self.struck} {kind}")
+        self._random = self._plan.stream(f"fault {self.struck}")
         strike: Callable[[], None] = getattr(self, f"_{kind}")
         strike()
 
@@ -121,6 +126,41 @@ class Faults:
             if other is not node and self._random.random() < 0.7:
                 self._network.cut(node.id, other.id)
 
+    def _partial(self) -> None:
+        """Some pairs do not hear of each other, though others reach both."""
+        for number, a in enumerate(self._nodes):
+            for b in self._nodes[number + 1 :]:
+                if self._random.random() < 0.4:
+                    self._network.cut(a.id, b.id)
+                    self._network.cut(b.id, a.id)
+
+    def _disk_fails(self) -> None:
+        """The next write of the log fails: the member ends, and starts again when it is mended."""
+        node = self._pick()
+        if not node.up or node.disk.failing:
+            return
+        node.disk.failing = self._random.choice(("fsync failed", "no space left on device"))
+        down_s = self._random.expovariate(1 / 1.5)
+
+        def mend() -> None:
+            node.disk.failing = ""
+            _start(node)
+
+        node.on_death = lambda: self._loop.after(down_s, f"{node.name} is mended", mend)
+
+    def _defragment(self) -> None:
+        """Asked of one member, as an operator does."""
+        node = self._pick()
+        if node.serves:
+            request = rpc_pb2.DefragmentRequest()
+            count = self._checks.count
+
+            def done(status: Status, response: bytes) -> None:
+                count("defragmented" if status == OK else f"defragmentation: {status.message}")
+
+            path = "/etcdserverpb.Maintenance/Defragment"
+            unary(self._loop, node, path, "operator", request.SerializeToString(), done)
+
     def _isolate_leader(self) -> None:
         for node in self._nodes:
             if node.up and node.member.is_leader:
@@ -133,12 +173,20 @@ class Faults:
         self._network.heal()
 
     def _transfer(self) -> None:
+        """Asked of the leader or of another, which refuses."""
         asked, target = self._pick(), self._pick()
-        if asked.up:
-            try:
-                asked.member.transfer_leadership(target.id)
-            except ProposalDropped:
-                self._checks.count("transfer refused")
+        leaders = [node for node in self._nodes if node.serves and node.member.is_leader]
+        if leaders and self._random.random() < 0.7:
+            asked = leaders[-1]
+        if asked.serves:
+            request = rpc_pb2.MoveLeaderRequest(targetID=target.id)
+            count = self._checks.count
+
+            def done(status: Status, response: bytes) -> None:
+                count("leadership moved" if status == OK else f"transfer: {status.message}")
+
+            path = "/etcdserverpb.Maintenance/MoveLeader"
+            unary(self._loop, asked, path, "operator", request.SerializeToString(), done)
 
     def _pause(self) -> None:
         node = self._pick()

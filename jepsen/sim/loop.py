@@ -22,7 +22,7 @@ class Violation(AssertionError):
     """The cluster broke a promise."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Process:
     """What an event belongs to: it is lost when the process has died since it was planned, and
     waits while the process is paused."""
@@ -40,6 +40,8 @@ class Loop:
         self.events = 0
         self.failure: BaseException | None = None
         self.recent: deque[str] = deque(maxlen=RECENT_EVENTS)
+        self.touched: list[Process] = []
+        """Processes in which something ran since somebody looked and cleared this."""
         self.on_event: Callable[[str], None] = lambda line: None
         self._queue: list[tuple[float, int, Process | None, int, str, Callable[[], None]]] = []
         self._planned = 0

@@ -21,7 +21,7 @@ from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 
 MAX_VOTERS = 6
-MAX_LEARNERS = 2
+MAX_LEARNERS = 1
 GIVE_UP_S = 6.0
 """The operator's own deadline for a change; the server has none (CLU-15)."""
 LOOK_S = 0.5
@@ -43,6 +43,8 @@ class Operator:
         self._names: dict[int, str] = {}
         self._changes = 0
         self._lost: Node | None = None
+        self._uncertain = False
+        """A removal had no answer: it may be committed at any time, so nobody else may be lost."""
         self._open: set[int] = set()
         """Changes without an answer."""
 
@@ -81,6 +83,7 @@ class Operator:
         kinds: list[Callable[[], None]] = [self._update]
         if len(voters) < MAX_VOTERS:
             kinds += [lambda: self._add(learner=False), lambda: self._add(learner=True)]
+            kinds += [lambda: self._add(learner=True)] * (len(learners) >= MAX_LEARNERS)
         if learners:
             kinds += [lambda: self._promote(random.choice(learners))] * 2
         if len(voters) > 2:
@@ -142,7 +145,7 @@ class Operator:
 
     def _lose(self) -> None:
         """A voter's machine is gone for good. Until it is removed nothing else happens."""
-        if self._open:
+        if self._open or self._uncertain:
             return
         nodes = [node for node in self._checks.members() if node.id not in self._names]
         if len(nodes) < len(self._checks.cluster.members):
@@ -188,6 +191,7 @@ class Operator:
         def give_up() -> None:
             if number in self._open:
                 checks.count(f"{what}: no answer")
+                self._uncertain |= kind == Kind.MEMBER_REMOVE
                 self._open.discard(number)
                 if node.process.life == life:
                     member.changes.forget(request_id)
@@ -204,6 +208,7 @@ class Operator:
     def _refused(self, kind: Kind, body: bytes, error: EtcdError) -> None:
         """A refusal is the truth: nothing was done, or there was no need to."""
         if error in (TIMEOUT, STOPPED):
+            self._uncertain |= kind == Kind.MEMBER_REMOVE
             return
         cluster = self._checks.cluster
         if kind == Kind.MEMBER_ADD:

@@ -10,9 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from jepsen.sim.loop import Loop
+from kvstore.errors import EtcdError
 from kvstore.peer.codec import FrameReader, decode_message, encode_message
+from kvstore.peer.handshake import Standing
 from kvstore.storage.memory_backend import MemoryBackend
 from raft import Message, MessageKind
+
+Answered = Callable[[bytes | EtcdError | None], None]
+"""Gets the answer to a call; None when the connection was lost."""
 
 
 class Endpoint(Protocol):
@@ -21,9 +26,12 @@ class Endpoint(Protocol):
     name: str
 
     def receive(self, message: Message) -> None: ...
-    def receive_snapshot(self, message: Message, content: MemoryBackend) -> bool: ...
+    def receive_snapshot(
+        self, message: Message, content: MemoryBackend, report: Callable[[bool], None]
+    ) -> None: ...
+    def receive_call(self, method: int, payload: bytes, answer: Answered) -> None: ...
     def unreachable(self, peer: int) -> None: ...
-    def refuses(self, peer: int) -> bool: ...
+    def standing(self, peer: int) -> Standing | None: ...
     def told_removed(self, by: int) -> None: ...
 
 
@@ -57,14 +65,18 @@ class Network:
         """Whether nothing gets through; also so to a member that has been added but not made."""
         return (from_, to) in self._cut or to not in self.endpoints
 
-    def dial(self, from_: int, to: int) -> None:
-        """A member keeps a connection to every other; one that was removed hears so from it."""
-        if not self.is_cut(from_, to) and not self.is_cut(to, from_):
-            self._refused(from_, to)
+    def dial(self, from_: int, to: int) -> Standing | None:
+        """What the other end of a connection takes the dialing one for; None without one."""
+        if self.is_cut(from_, to) or self.is_cut(to, from_):
+            return None
+        return self.endpoints[to].standing(from_)
 
     def _refused(self, from_: int, to: int) -> bool:
-        """Whether the receiver refuses the sender as removed, and tells it so."""
-        if not self.endpoints[to].refuses(from_):
+        """Whether the receiver refuses the sender, which hears so if it was removed."""
+        standing = self.endpoints[to].standing(from_)
+        if standing is Standing.BARRED:
+            return True
+        if standing is not Standing.REMOVED:
             return False
         sender = self.endpoints[from_]
         label = f"{sender.name} refused"
@@ -109,6 +121,37 @@ class Network:
         )
         self._loop.after(delay, label, arrive)
 
+    def call(self, from_: int, to: int, method: int, payload: bytes, answered: Answered) -> None:
+        """Ask a member; what is lost on the way there or back is answered None, or not at all."""
+        random = self._loop.random
+        sender = self.endpoints[from_]
+
+        def lost() -> None:
+            if random.random() < 0.5:
+                self._loop.after(self.delay_s, f"{sender.name} lost a call", lambda: answered(None))
+
+        def passes(a: int, b: int) -> bool:
+            return not self.is_cut(a, b) and random.random() >= self.drop
+
+        def arrive() -> None:
+            if not passes(from_, to) or self._refused(from_, to):
+                lost()
+                return
+            self.endpoints[to].receive_call(method, payload, answer)
+
+        def answer(result: bytes | EtcdError | None) -> None:
+            if not passes(to, from_):
+                lost()
+                return
+            delay = random.expovariate(1 / self.delay_s)
+            self._loop.after(delay, f"{sender.name} is answered", lambda: answered(result))
+
+        if to in self.endpoints:
+            delay = random.expovariate(1 / self.delay_s)
+            self._loop.after(delay, f"{sender.name} calls {method}", arrive)
+        else:
+            lost()
+
     def send_snapshot(
         self, message: Message, content: MemoryBackend, report: Callable[[bool], None]
     ) -> None:
@@ -122,12 +165,14 @@ class Network:
         frame = encode_message(message)
 
         def arrive() -> None:
-            arrived = not self.is_cut(from_, to) and random.random() >= self.drop
-            arrived = arrived and not self._refused(from_, to)
-            if arrived:
-                for _, body in FrameReader().feed(frame):
-                    arrived = receiver.receive_snapshot(decode_message(body), content)
-            # The answer may be lost after the snapshot has arrived.
+            if self.is_cut(from_, to) or random.random() < self.drop or self._refused(from_, to):
+                answer(False)
+                return
+            for _, body in FrameReader().feed(frame):
+                receiver.receive_snapshot(decode_message(body), content, answer)
+
+        def answer(arrived: bool) -> None:
+            # It may be lost after the snapshot has arrived.
             ok = arrived and not self.is_cut(to, from_) and random.random() >= self.drop
             self._loop.after(self.delay_s, f"{receiver.name} snapshot {ok}", lambda: report(ok))
 

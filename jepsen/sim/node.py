@@ -1,21 +1,22 @@
-"""One member of the simulation, assembled as the server does it on modelled disk, time, network.
+"""One member of the simulation: the server on modelled disk, time and network.
 
-What a life builds (`_build`) is gone after a crash; what survives is `disk`, the backend's last
-commit, and its `files` (received snapshots). The background work is the server's, at its own pace:
-ticks, commits on a disk thread, watch catch-up, physical compaction, publishing.
+What a life builds is gone after a crash; what survives is `disk` (the log), the backend's last
+commit, and its `files` (received snapshots).
 """
 
 from __future__ import annotations
 
-import json
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
 
-from jepsen.sim.disk import Disk, DiskWriter
+from jepsen.sim.aio import SimThread, new_event_loop
+from jepsen.sim.disk import Disk, DiskFailed, DiskWriter
 from jepsen.sim.loop import Loop, Process, Violation
 from jepsen.sim.network import Network
-from kvstore.apply.applier import Applier
+from jepsen.sim.rpc import Exchange
+from jepsen.sim.server import CHECKPOINT_INTERVAL_S, WATCH_QUEUE, SimServer, SimTransport
+from jepsen.sim.server import snapshot_chunks as _chunks
 from kvstore.errors import EtcdError
 from kvstore.lease.lessor import Lessor
 from kvstore.membership.cluster import Cluster
@@ -23,29 +24,35 @@ from kvstore.mvcc.store import Event, Store
 from kvstore.mvcc.watch import WatchHub
 from kvstore.node.bootstrap import FIRST_HARD_STATE, first_position
 from kvstore.node.lease_keeper import LeaseKeeper
-from kvstore.node.member import Limits, Member, Result, load_applied, store_applied
-from kvstore.node.request import Kind, first_request_id
+from kvstore.node.member import Limits, Member, load_applied, store_applied
 from kvstore.node.retirement import Retirement
+from kvstore.peer.handshake import Standing
+from kvstore.server import datadir
+from kvstore.server.config import Config as Config
+from kvstore.server.features import COMPACT_HASH_CHECK, DEFAULT_GATES, LEASE_CHECKPOINT
+from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.memory_backend import MemoryBackend
-from kvstore.storage.wal import Batch, Recovered
+from kvstore.storage.wal import Batch, Wal
 from kvstore.storage.wal_replay import LogState
-from kvstore.version import CLUSTER_VERSION
-from raft import Config, Message, Raft, SnapshotMeta
+from raft import Message, SnapshotMeta
 
-TICK_S = 0.1
+__all__ = ["CHECKPOINT_INTERVAL_S", "WATCH_QUEUE", "Node", "Observer"]
+
+T = TypeVar("T")
+
+TICK_MS = 100
+TICK_S = TICK_MS / 1000
 ELECTION_TICKS = 10
-COMMIT_S = 0.1
-CATCH_UP_S = 0.1
-COMPACT_S = 0.1
 COMPACT_BATCH = 20
 """Revisions removed in one step: small, so that a crash finds compactions half done."""
-WATCH_QUEUE = 4
-"""Responses that may wait on a stream: small, so that watchers fall behind."""
+COMPACT_PAUSE_S = 0.1
 ELECTION_S = TICK_S * ELECTION_TICKS
 REQUEST_TIMEOUT_S = 2.0
 MIN_TTL_S = 2
-CHECKPOINT_INTERVAL_S = 1.5
-"""Between checkpoints of a lease: short, so that a lease of seconds has some."""
+COMMIT_S = 0.002
+"""Mean time of a backend's commit, and of other work of its thread."""
+HASH_CHECK_S = 7.0
+SNAP_DIR = Path("snap")
 
 
 class Observer:
@@ -86,15 +93,6 @@ def joining(cluster: Cluster) -> tuple[MemoryBackend, LogState]:
     return backend, LogState()
 
 
-@dataclass(slots=True)
-class _Job:
-    """Work for the one thread that commits and copies the backend."""
-
-    label: str
-    work: Callable[[], None]
-    done: Callable[[], None]
-
-
 class Node:
     """A member and the machine it runs on."""
 
@@ -112,11 +110,26 @@ class Node:
         snapshot_count: applied entries between two compactions of the log.
         state: see `bootstrapped` and `joining`.
         """
+        tick_ms = round(TICK_MS * loop.random.uniform(0.97, 1.03))
         self.limits = Limits(
             request_timeout_s=REQUEST_TIMEOUT_S,
             snapshot_count=snapshot_count,
             snapshot_catchup_entries=snapshot_count // 2,
             election_s=ELECTION_S,
+        )
+        self.config = Config(
+            name=name,
+            heartbeat_ms=tick_ms,
+            election_ms=tick_ms * ELECTION_TICKS,
+            snapshot_count=snapshot_count,
+            compaction_batch_limit=COMPACT_BATCH,
+            compaction_sleep_s=COMPACT_PAUSE_S,
+            watch_progress_interval_s=1.0,
+            feature_gates=DEFAULT_GATES | {LEASE_CHECKPOINT, COMPACT_HASH_CHECK},
+            compact_hash_check_s=HASH_CHECK_S,
+            enable_grpc_gateway=False,
+            advertise_client_urls=(f"http://{name}",),
+            max_learners=2,
         )
         self.name = name
         self.id = member_id
@@ -128,15 +141,50 @@ class Node:
         self.gone = False
         """Removed and stopped, or its disk is lost: it never starts again."""
         self.published = False
-        self.tick_s = TICK_S * loop.random.uniform(0.97, 1.03)
-        self.commit_s = 0.002
+        self.commit_s = COMMIT_S
         self.backend, log_start = state
         self.disk = Disk(log_start)
-        self._jobs: deque[_Job] = deque()
-        self._commits: deque[Callable[[], None]] = deque()
-        """What follows on each commit that is under way or waits for the one before."""
+        self.aio = new_event_loop(loop, self.process, name)
+        self.calls: dict[Exchange, None] = {}
+        """What clients are asking."""
         self.on_snapshot_logged: Callable[[], None] = _nothing
         """A fault may be waiting for the record of a snapshot to go to the log."""
+        self.on_death: Callable[[], None] = _nothing
+        """Called when the process has ended by itself."""
+
+    # The life's parts.
+
+    @property
+    def member(self) -> Member:
+        return self.server.member
+
+    @property
+    def store(self) -> Store:
+        return self.server.store
+
+    @property
+    def lessor(self) -> Lessor:
+        return self.server.lessor
+
+    @property
+    def lease_keeper(self) -> LeaseKeeper:
+        return self.server.lease_keeper
+
+    @property
+    def hub(self) -> WatchHub:
+        return self.server.hub
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.server.state.cluster
+
+    @property
+    def retirement(self) -> Retirement:
+        return self.server.membership.retirement
+
+    @property
+    def files(self) -> dict[str, MemoryBackend]:
+        return self.backend.files
 
     @property
     def serves(self) -> bool:
@@ -157,13 +205,13 @@ class Node:
         assert applied is not None
         assert not self.gone
         if recovered.snapshot.index > applied.index:
-            path = _received(recovered.snapshot.index)
-            if path in self.backend.files:
+            path = str(datadir.received_snapshot(SNAP_DIR, recovered.snapshot.index))
+            if path in self.files:
                 self.observer.count("snapshot installed at a start")
                 self.backend.replace(path)
                 applied = load_applied(self.backend)
                 assert applied is not None
-        self.backend.files.clear()
+        self.files.clear()
         self.on_snapshot_logged = _nothing
         last = recovered.snapshot.index + len(recovered.entries)
         if not recovered.snapshot.index <= applied.index <= last:
@@ -171,110 +219,46 @@ class Node:
                 f"{self.name} cannot start: its backend is at {applied.index}, its log"
                 f" {recovered.snapshot.index} to {last}"
             )
-        self._build(recovered, applied)
-        self.up = True
-        # A joiner knows nothing before its first snapshot; others may serve what they have.
-        self.published = applied.index > 0
-        self.observer.started(self)
-        self._every(self.tick_s, "tick", self._tick)
-        self._commit_forever()
-        self._every(CATCH_UP_S, "catch up", self._catch_up)
-        self._every(COMPACT_S, "compact", lambda: self.member.compact_step(COMPACT_BATCH))
-        self._publish()
-
-    def _build(self, recovered: Recovered, applied: SnapshotMeta) -> None:
-        random = self.loop.random
         cluster = Cluster.load(self.backend)
         assert cluster is not None
-        self.cluster = cluster
-        self.store = Store(self.backend)
-        self.lessor = Lessor(
-            self.backend, min_ttl=MIN_TTL_S, checkpoint_interval_s=CHECKPOINT_INTERVAL_S
+        state = datadir.State(
+            self.id,
+            cluster,
+            cast(LmdbBackend, self.backend),
+            SNAP_DIR,
+            cast(Wal, None),
+            recovered,
+            applied,
+            False,
         )
-        self._restore_leases()
-        self.hub = WatchHub(
-            self.store,
-            cluster_id=cluster.cluster_id,
-            member_id=self.id,
-            max_request_bytes=self.limits.max_request_bytes,
-            progress_interval=1.0,
-            random=random,
-            queue_limit=WATCH_QUEUE,
-        )
-        raft = Raft(
-            Config(id=self.id, election_tick=ELECTION_TICKS, heartbeat_tick=1),
-            hard_state=recovered.hard_state,
-            snapshot=recovered.snapshot._replace(conf_state=applied.conf_state),
-            entries=recovered.entries,
-            applied=applied.index,
-            random=random,
-        )
+        self.aio = new_event_loop(self.loop, self.process, self.name)
+        self.thread = SimThread(self.loop, self.process, self.name, lambda: self.commit_s)
+        self.enter(lambda: self._begin(state))
+        self.observer.started(self)
+
+    def _begin(self, state: datadir.State) -> None:
+        self.server = SimServer(self, self.config, state)
         self.writer = DiskWriter(
-            self.loop,
-            self.process,
-            self.name,
-            self.disk,
-            lambda token: self.member.persisted(token),
+            self.loop, self.process, self.name, self.disk, self._durable, self.server._fatal
         )
-        self.member = Member(
-            raft,
-            Applier(self.store, self.lessor, cluster),
-            self.backend,
-            applied=applied,
-            snapshot_index=recovered.snapshot.index,
-            log_writer=self,
-            network=self.network,
-            snapshots=self,
-            schedule=lambda run: self.loop.after(0, f"{self.name} pump", run, self.process),
-            first_request_id=first_request_id(self.id, int(self.loop.now * 1000)),
-            limits=self.limits,
-            now=self.loop.now,
-        )
-        self.lease_keeper = LeaseKeeper(self.member, lambda: self.loop.now)
-        self.store.on_events = self._revision
-        self.member.on_applied = lambda: self.observer.applied(self)
-        self.member.applier.on_members_changed = self._members_changed
-        self.retirement = Retirement()
-        self._members_changed()
+        self.up = True
+        self.published = False
+        self.aio.create_task(self._serve())
+        self.aio.create_task(self._end_when_stopping())
+        transport = cast(SimTransport, self.server.transport)
+        self.aio.create_task(transport.dial_forever())
 
-    def _restore_leases(self) -> None:
-        dangling = self.lessor.restore(self.store.take_attachments())
-        if dangling:
-            raise Violation(f"{self.name} has keys with an unknown lease: {dangling}")
+    def _durable(self, token: int) -> None:
+        self.aio.call_soon(self.server._persisted, token)
 
-    def crash(self) -> None:
-        """Lose everything that is not durable. What was under way may have been."""
-        self.up = False
-        self.process.life += 1
-        self.process.paused_until = 0.0
-        self.writer.crash()
-        if self._jobs and self.loop.random.random() < 0.5:
-            self._jobs[0].work()
-        self._jobs.clear()
-        self._commits.clear()
-        self.backend = self.backend.crash()
+    async def _serve(self) -> None:
+        await self.server.join()
+        await self.server.work()
+        self.published = True
 
-    def _members_changed(self) -> None:
-        if self.id in self.cluster.removed:
-            self.retirement.applied(self.loop.now)
-
-    def refuses(self, peer: int) -> bool:
-        """Whether this member tells another one that it was removed."""
-        return self.up and self.member.refuses(peer)
-
-    def told_removed(self, by: int) -> None:
-        """Another member refused this one as removed."""
-        if self.up:
-            self.retirement.told(by, self.loop.now)
-
-    def _retire(self) -> None:
-        """End, if it is time for this removed member to (CLU-11)."""
-        for peer in self.cluster.members:
-            if peer != self.id:
-                self.network.dial(self.id, peer)
-        voters = [info.id for info in self.cluster.voters() if info.id != self.id]
-        if self.retirement.due(voters, self.loop.now):
-            self.loop.after(0, f"{self.name} stops, removed", self._stop, self.process)
+    async def _end_when_stopping(self) -> None:
+        await self.server.stopping.wait()
+        self.loop.after(0, f"{self.name} stops, removed", self._stop, self.process)
 
     def _stop(self) -> None:
         applied = self.id in self.cluster.removed
@@ -282,159 +266,35 @@ class Node:
         self.gone = True
         self.crash()
 
+    def enter(self, work: Callable[[], T]) -> T:
+        """Do something in the member's event loop."""
+        return self.aio.enter(work)
+
+    def crash(self) -> None:
+        """Lose everything that is not durable. What was under way may have been."""
+        self.up = False
+        self.process.life += 1
+        self.process.paused_until = 0.0
+        self.writer.crash()
+        self.thread.crash()
+        for exchange in self.calls:
+            exchange.died()
+        self.calls = {}
+        self.backend = self.backend.crash()
+        self.loop.after(0, f"{self.name} is gone", self.aio.bury)
+
+    def dies(self, error: DiskFailed) -> None:
+        """The process ends by itself: its disk has failed."""
+        self.observer.count(f"died: {error}")
+        self.loop.after(0, f"{self.name} dies", self._die, self.process)
+
+    def _die(self) -> None:
+        self.crash()
+        self.on_death()
+
     def pause(self, seconds: float) -> None:
         """Stop the process as SIGSTOP does."""
         self.process.paused_until = self.loop.now + seconds
-
-    def _every(self, interval: float, what: str, run: Callable[[], object]) -> None:
-        label = f"{self.name} {what}"
-
-        def again() -> None:
-            run()
-            self.loop.after(interval, label, again, self.process)
-
-        delay = interval * self.loop.random.random()
-        self.loop.after(delay, label, again, self.process)
-
-    # Background work.
-
-    def _tick(self) -> None:
-        self.member.tick(self.loop.now)
-        self.lease_keeper.tick()
-        self.hub.tick(self.loop.now)
-        if self.member.is_leader and self.cluster.version != CLUSTER_VERSION:
-            self.member.propose_as_leader(Kind.CLUSTER_VERSION, CLUSTER_VERSION.encode())
-        self._retire()
-
-    def _catch_up(self) -> None:
-        if self.hub.catch_up():
-            self.loop.after(0, f"{self.name} catch up more", self._catch_up_more, self.process)
-
-    def _catch_up_more(self) -> None:
-        self._catch_up()
-
-    def _publish(self) -> None:
-        record = {"id": self.id, "name": self.name, "client_urls": [f"http://{self.name}"]}
-
-        def done(result: Result) -> None:
-            if isinstance(result, EtcdError):
-                again = f"{self.name} publish"
-                self.loop.after(ELECTION_S / 2, again, self._publish, self.process)
-            else:
-                self.published = True
-
-        self.member.propose(Kind.PUBLISH, json.dumps(record).encode(), done)
-
-    def _commit_forever(self) -> None:
-        """One commit after the other, a pause between them."""
-        label = f"{self.name} commit"
-        self.loop.after(COMMIT_S, label, lambda: self._commit(self._commit_forever), self.process)
-
-    def _commit(self, then: Callable[[], None]) -> None:
-        """Commit, after the commits asked for before, as `Server._commit` does."""
-        self._commits.append(then)
-        if len(self._commits) == 1:
-            self._begin_commit()
-
-    def _begin_commit(self) -> None:
-        commit = self.member.begin_commit()
-        if commit is None:
-            self._end_commit()
-            return
-
-        def done() -> None:
-            self.member.end_commit()
-            self._end_commit()
-
-        self._submit(_Job("committed", commit, done))
-
-    def _end_commit(self) -> None:
-        self._commits.popleft()()
-        if self._commits:
-            self._begin_commit()
-
-    # The backend's thread.
-
-    def _submit(self, job: _Job) -> None:
-        self._jobs.append(job)
-        if len(self._jobs) == 1:
-            self._start_job()
-
-    def _start_job(self) -> None:
-        delay = self.loop.random.expovariate(1 / self.commit_s)
-        job = self._jobs[0]
-        self.loop.after(delay, f"{self.name} {job.label}", lambda: self._end_job(job), self.process)
-
-    def _end_job(self, job: _Job) -> None:
-        if self._jobs and self._jobs[0] is job:
-            self._run_job()
-            if self._jobs:
-                self._start_job()
-
-    def _run_job(self) -> None:
-        job = self._jobs.popleft()
-        job.work()
-        self.loop.after(0, f"{self.name} {job.label} done", job.done, self.process)
-
-    def _wait_for_jobs(self) -> None:
-        while self._jobs:
-            self._run_job()
-
-    # What the member asks for (LogWriter, Snapshots).
-
-    def submit(self, token: int, batch: Batch) -> None:
-        self.observer.submitted(self, batch)
-        self.writer.submit(token, batch)
-        if batch.snapshot is not None:
-            self.on_snapshot_logged()
-
-    def release(self, index: int) -> None:
-        self.writer.release(index)
-
-    def send(self, message: Message) -> None:
-        """Copy the backend and send it, as `Server._send_snapshot` does."""
-        path = f"to-{message.to:x}.copy"
-
-        def copy() -> None:
-            self.backend.files.pop(path, None)
-            self.backend.copy_to(path)
-
-        def copied() -> None:
-            content = self.backend.files.pop(path, None)
-            if content is None:
-                self.member.snapshot_sent(message.to, False)
-                return
-            message.snapshot = load_applied(content)
-            self.network.send_snapshot(message, content, self._snapshot_reporter(message.to))
-
-        def commit() -> None:
-            self.observer.count("snapshot made while committing" if self._jobs else "snapshot made")
-            self._commit(lambda: self._submit(_Job("copied", copy, copied)))
-
-        self.loop.after(0, f"{self.name} snapshot", commit, self.process)
-
-    def _snapshot_reporter(self, to: int) -> Callable[[bool], None]:
-        life = self.process.life
-
-        def report(ok: bool) -> None:
-            if self.process.life == life:
-                self.member.snapshot_sent(to, ok)
-
-        return report
-
-    def install(self, meta: SnapshotMeta) -> None:
-        """Put a received snapshot in the place of the state, as `Server.install` does."""
-        self.observer.count(
-            "snapshot installed while committing" if self._jobs else "snapshot installed"
-        )
-        self._wait_for_jobs()
-        self.backend.replace(_received(meta.index))
-        self.store.restore()
-        self._restore_leases()
-        self.cluster.restore(self.backend)
-        self._members_changed()
-        self.member.applier.alarms.restore(self.backend)
-        self.hub.restored()
 
     # What the network brings (Endpoint).
 
@@ -446,28 +306,52 @@ class Node:
             late = f"{self.name} received late"
             self.loop.after(wait, late, lambda: self.receive(message), self.process)
             return
-        self.member.receive(message)
+        self.enter(lambda: self.server.receive(message))
 
-    def receive_snapshot(self, message: Message, content: MemoryBackend) -> bool:
-        """Keep the file, then tell Raft. Returns whether it got here."""
+    def receive_snapshot(
+        self, message: Message, content: MemoryBackend, report: Callable[[bool], None]
+    ) -> None:
+        """Store the snapshot and tell Raft; report whether it got here."""
         if not self.up or self.process.paused_until > self.loop.now:
-            return False
-        assert message.snapshot is not None
-        self.backend.files[_received(message.snapshot.index)] = content
-        self.member.receive(message)
-        return True
+            report(False)
+            return
+
+        async def take() -> None:
+            await self.server.receive_snapshot(message, _chunks(content))
+            report(True)
+
+        self.aio.create_task(take())
+
+    def receive_call(
+        self, method: int, payload: bytes, answer: Callable[[bytes | EtcdError | None], None]
+    ) -> None:
+        """Answer another member's call."""
+        if not self.up:
+            answer(None)
+            return
+
+        async def handle() -> None:
+            try:
+                result: bytes | EtcdError = await self.server.handle_call(method, payload)
+            except EtcdError as error:
+                result = EtcdError(error.code, error.message)
+            answer(result)
+
+        self.aio.create_task(handle())
 
     def unreachable(self, peer: int) -> None:
-        self.member.unreachable(peer)
+        if self.up:
+            self.enter(lambda: self.server.unreachable(peer))
 
-    def _revision(self, revision: int, events: list[Event]) -> None:
-        self.observer.published(self, revision, events)
-        self.hub.publish(revision, events, self.member.applied_term)
+    def standing(self, peer: int) -> Standing | None:
+        """What another member is to this one; None when it does not answer."""
+        return self.server.standing(peer) if self.up else None
+
+    def told_removed(self, by: int) -> None:
+        """Another member refused this one as removed."""
+        if self.up:
+            self.enter(lambda: self.server.told_removed(by))
 
 
 def _nothing() -> None:
     pass
-
-
-def _received(index: int) -> str:
-    return f"{index:016x}.snap"

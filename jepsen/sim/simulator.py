@@ -17,6 +17,7 @@ from jepsen.sim.membership import Operator
 from jepsen.sim.network import Network
 from jepsen.sim.node import Node, bootstrapped, joining
 from jepsen.sim.plan import Plan
+from jepsen.sim.record import Recorder
 from jepsen.sim.watchers import Watcher
 from jepsen.sim.workload import Client
 from kvstore.membership.cluster import Cluster
@@ -69,12 +70,13 @@ class Simulation:
         for name, urls in initial.items():
             self._make(name, compute_member_id(urls, "sim"), bootstrapped(initial))
         think_s, clients = random.choice((0.02, 0.05, 0.3)), random.randint(2, MAX_CLIENTS)
+        self.recorder = Recorder(self.loop)
         self.clients = [
-            Client(i, plan, self.loop, self.nodes, self.checks, think_s)
+            Client(i, plan, self.loop, self.nodes, self.checks, self.recorder, think_s)
             for i in range(clients if plan.clients < 0 else plan.clients)
         ]
         self.watchers = [
-            Watcher(i, plan, self.loop, self.nodes, self.checks)
+            Watcher(i, plan, self.loop, self.nodes, self.checks, self.recorder)
             for i in range(MAX_WATCHERS if plan.watchers < 0 else plan.watchers)
         ]
         self.faults = Faults(plan, self.loop, self.network, self.nodes, self.checks)
@@ -107,6 +109,7 @@ class Simulation:
             self._recover()
             self._settle()
             self.checks.final()
+            self.recorder.judge(self.checks.written())
         except Exception as error:
             lines = "\n".join(self.loop.recent)
             raise Violation(
@@ -114,7 +117,14 @@ class Simulation:
                 f"Repeat: {self.plan.command()} (with a trace: --trace)\n"
                 f"Last events:\n{lines}"
             ) from error
+        finally:
+            self.close()
         return self.outcome()
+
+    def close(self) -> None:
+        """End what still runs; nothing may be left to the garbage collector's time."""
+        for node in self.nodes:
+            node.aio.bury()
 
     def outcome(self) -> Outcome:
         """What happened so far."""

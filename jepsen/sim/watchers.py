@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jepsen.history import Op
 from jepsen.sim.checks import Checks
 from jepsen.sim.loop import Loop, Violation
 from jepsen.sim.node import Node
 from jepsen.sim.plan import Plan
-from jepsen.sim.workload import FIRST_KEY, KEYS
-from kvstore.mvcc.watch_stream import WatchStream
+from jepsen.sim.record import Recorder
+from jepsen.sim.rpc import Exchange
+from jepsen.sim.workload import FIRST_KEY, KEYS, LAST_KEY
 from kvstore.pb import rpc_pb2
 from kvstore.pb.kv_pb2 import Event as WatchEvent
 
@@ -22,19 +24,27 @@ class Watcher:
     """
 
     def __init__(
-        self, number: int, plan: Plan, loop: Loop, nodes: Sequence[Node], checks: Checks
+        self,
+        number: int,
+        plan: Plan,
+        loop: Loop,
+        nodes: Sequence[Node],
+        checks: Checks,
+        recorder: Recorder,
     ) -> None:
         self.name = f"w{number}"
         self.next_revision = 1
         self._loop = loop
         self._nodes = nodes
         self._checks = checks
-        self._stream: WatchStream | None = None
+        self._recorder = recorder
+        self._number = 100 + number
+        self._op: Op | None = None
+        self._stream: Exchange | None = None
         self._node = nodes[0]
-        self._life = 0
         self._random = random = plan.stream(self.name)
         if number % 2:
-            self._start, self._end = FIRST_KEY, b"\0"
+            self._start, self._end = FIRST_KEY, LAST_KEY
         else:
             key = random.choice(KEYS)
             self._start, self._end = key, key + b"\0"
@@ -49,53 +59,102 @@ class Watcher:
         self._loop.after(pause, f"{self.name} looks", self._look)
 
     def _look(self) -> None:
-        node = self._node
-        # A watch asks for a member with a leader: one that was removed unheard never has one again.
-        lost = self._life != node.process.life or not node.serves or not node.member.raft.leader
-        if self._stream is not None and (lost or self._random.random() < 0.005):
-            if not lost:
-                self._stream.close()
-            self._stream = None
+        """Read what has come, as often as the client is fast; sometimes leave for elsewhere."""
         if self._stream is None:
             self._open()
-        elif node.process.paused_until <= self._loop.now:
-            for response in self._stream.take(1 << 20):
-                self._take(rpc_pb2.WatchResponse.FromString(response))
+        elif self._random.random() < 0.005:
+            self._stream.cancel()
+            self._close("left")
+        else:
+            stream = self._stream
+            while stream is self._stream and stream.read_next():
+                pass
+            if stream is self._stream and self._random.random() < 0.05:
+                request = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
+                stream.send(request.SerializeToString())
         self._later()
 
     def _open(self) -> None:
-        up = [n for n in self._nodes if n.serves_all and n.member.raft.leader]
+        up = [node for node in self._nodes if node.serves_all]
         if not up:
             return
         node = self._node = self._random.choice(up)
-        self._life = node.process.life
-        self._stream = node.hub.stream(lambda: None)
-        request = rpc_pb2.WatchCreateRequest(
+        # A member that was removed unheard never has a leader again: hence hasleader.
+        stream = Exchange(
+            self._loop,
+            node,
+            "/etcdserverpb.Watch/Watch",
+            self.name,
+            metadata={"hasleader": "true"},
+            on_message=lambda message: self._take(rpc_pb2.WatchResponse.FromString(message)),
+            on_end=lambda status: self._close(status.message),
+        )
+        stream.read_slowly()
+        create = rpc_pb2.WatchCreateRequest(
             key=self._start,
             range_end=self._end,
             start_revision=self.next_revision,
             prev_kv=self._prev_kv,
             progress_notify=True,
         )
-        self._stream.create(request, node.member.applied_term, self._loop.now)
+        stream.send(rpc_pb2.WatchRequest(create_request=create).SerializeToString())
+        self._stream = stream
+        key = self._start if self._end == self._start + b"\0" else FIRST_KEY
+        self._op = self._recorder.begin(
+            self._number, "watch", "watch", key, [self.next_revision], node.name
+        )
+        self._op.result = []
+
+    def _close(self, why: str) -> None:
+        """The stream has ended."""
+        self._checks.count(f"watch ended: {why}")
+        self._stream = None
+        if self._op is not None:
+            self._recorder.ok(self._op, self._op.result, self.next_revision - 1)
+            self._op = None
 
     def _take(self, response: rpc_pb2.WatchResponse) -> None:
         checks = self._checks
         if response.canceled:
             if response.compact_revision <= self.next_revision:
                 raise Violation(f"{self.name} at {self.next_revision} was cancelled: {response}")
+            if self._stream is not None:
+                self._stream.cancel()
+            self._close("compacted")
             self.next_revision = response.compact_revision
-            self._stream = None
             checks.count("watch overtaken by compaction")
             return
         if not response.events:
             if not response.created:
+                self._note(response)
                 self._progress(response.header.revision)
             return
+        self._note(response)
         last = response.events[-1].kv.mod_revision
         self._compare(last, list(response.events))
         self.next_revision = last + 1
         checks.count("watch response")
+
+    def _note(self, response: rpc_pb2.WatchResponse) -> None:
+        """Write a response down for the checker of histories."""
+        if self._op is None:
+            return
+        events = []
+        for event in response.events:
+            kv, put = event.kv, event.type == WatchEvent.PUT
+            previous = event.prev_kv.value.decode() if event.HasField("prev_kv") else None
+            events.append(
+                [
+                    kv.mod_revision,
+                    "PUT" if put else "DELETE",
+                    kv.key.decode(),
+                    kv.value.decode() if put else None,
+                    kv.version if put else 0,
+                    kv.create_revision if put else 0,
+                    previous,
+                ]
+            )
+        self._op.result.append([response.header.revision, events])
 
     def _progress(self, revision: int) -> None:
         """All events up to this revision have been sent."""
@@ -123,14 +182,14 @@ class Watcher:
             ):
                 raise Violation(f"{self.name} got {event}")
             before = self._checks.value_at(event.kv.key, revision - 1)
-            kept = revision - 1 >= self._node.store.compact_revision
+            kept = revision - 1 >= self._checks.compacted
             if event.HasField("prev_kv") != (self._prev_kv and before is not None) and kept:
                 raise Violation(f"{self.name} got {event}, and before it was {before}")
             if event.HasField("prev_kv") and event.prev_kv != before:
                 raise Violation(f"{self.name} got {event} instead of previous {before}")
 
     def _wants(self, key: bytes) -> bool:
-        return key >= self._start and (self._end == b"\0" or key < self._end)
+        return self._start <= key < self._end
 
     def missing(self) -> bool:
         """Whether events are still to come."""

@@ -7,25 +7,35 @@ claim that nothing happened are remembered and must be true.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from google.protobuf.message import Message
+
+from jepsen.history import Op
 from jepsen.sim.checks import Checks
 from jepsen.sim.loop import Loop, Violation
 from jepsen.sim.node import MIN_TTL_S, Node
 from jepsen.sim.plan import Plan
-from kvstore.apply.kv import (
-    check_delete_range,
-    check_put,
-    check_range,
-    check_txn,
-    range_body,
+from jepsen.sim.record import Recorder
+from jepsen.sim.rpc import OK, Exchange, Status, unary
+from kvstore.errors import (
+    COMPACTED,
+    FUTURE_REV,
+    LEASE_NOT_FOUND,
+    NO_LEADER,
+    NO_SPACE,
+    NOT_SUPPORTED_FOR_LEARNER,
+    RAFT_PROPOSAL_DROPPED,
+    REQUEST_TOO_MANY_REQUESTS,
+    Code,
 )
-from kvstore.errors import COMPACTED, FUTURE_REV, LEASE_NOT_FOUND, RAFT_PROPOSAL_DROPPED, EtcdError
-from kvstore.errors import Code as GrpcCode
-from kvstore.node.member import Result
-from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 from kvstore.pb.kv_pb2 import KeyValue
 
+REGISTERS = 3
+REGISTER_S = 4.0
+"""Virtual seconds after which clients go on to other registers: keeps the search for an order
+short, which grows with what was left open on one key."""
 KEYS = tuple(b"key/%d" % number for number in range(6))
 FIRST_KEY, LAST_KEY = b"key/", b"key0"
 GIVE_UP_S = 3.0
@@ -43,6 +53,7 @@ class Client:
         loop: Loop,
         nodes: Sequence[Node],
         checks: Checks,
+        recorder: Recorder,
         think_s: float,
     ) -> None:
         self.name = f"c{number}"
@@ -52,12 +63,16 @@ class Client:
         self._loop = loop
         self._nodes = nodes
         self._checks = checks
+        self._recorder = recorder
+        self._exchange: Exchange | None = None
         self._think_s = think_s
         self._asked = 0
         self._answered = 0
         self._leases: list[int] = []
         self._versions: dict[bytes, int] = {}
         """mod_revisions last read, for compare-and-swap."""
+        self._registers: dict[bytes, str | None] = {}
+        """Values of registers last read."""
 
     def start(self) -> None:
         self._rest()
@@ -77,13 +92,14 @@ class Client:
         node = random.choice(up)
         self._asked += 1
         asked = self._asked
-        self._loop.after(GIVE_UP_S, f"{self.name} gives up", lambda: self._end(asked, "none"))
+        self._loop.after(GIVE_UP_S, f"{self.name} gives up", lambda: self._give_up(asked))
         operations = (
             self._put, self._put, self._get, self._get, self._range, self._compare_and_swap,
             self._compare_and_swap, self._delete, self._lease, self._revoke, self._renew,
-            self._compact, self._local_get,
+            self._compact, self._local_get, self._register_read, self._register_write,
+            self._register_cas, self._status,
         )  # fmt: skip
-        weights = (20, 10, 20, 10, 10, 20, 10, 12, 6, 2, 6, 2, 10)
+        weights = (15, 5, 15, 5, 10, 15, 5, 12, 6, 2, 6, 2, 10, 12, 8, 8, 2)
         operation = random.choices(operations, weights)[0]
         if node.member.raft.is_learner:
             operation = self._local_get
@@ -95,38 +111,48 @@ class Client:
             self._loop.trace(f"{self.name} {outcome}")
             self._rest()
 
-    def _propose(
+    def _give_up(self, asked: int) -> None:
+        if self._answered < asked == self._asked:
+            if self._exchange is not None:
+                self._exchange.cancel()
+            self._end(asked, "none")
+
+    def _call(
         self,
         node: Node,
         asked: int,
-        kind: Kind,
-        body: bytes,
+        method: str,
+        request: Message,
         answer: Callable[[bytes], str],
-        refused: Callable[[EtcdError, bool], None] = lambda error, certain: None,
+        refused: Callable[[Status, bool], None] = lambda status, certain: None,
     ) -> None:
-        """Propose. `answer` checks a response and says what it was, "" if there is more to wait
-        for; `refused` gets an error and whether it is sure that nothing was done."""
+        """Ask. `answer` checks a response and says what it was; `refused` gets an error and
+        whether it is sure that nothing was done."""
+        random = self._random
+        deadline_s = random.uniform(0.05, GIVE_UP_S) if random.random() < 0.1 else 0.0
+        metadata = {"hasleader": "true"} if random.random() < 0.5 else {}
 
-        def done(result: Result) -> None:
-            if isinstance(result, bytes):
-                outcome = answer(result)
-                if not outcome:
-                    return
+        def done(status: Status, response: bytes) -> None:
+            if self._answered >= asked:
+                return
+            if status == OK:
+                outcome = answer(response)
             else:
-                certain = (
-                    result in (RAFT_PROPOSAL_DROPPED, LEASE_NOT_FOUND)
-                    or result.code == GrpcCode.DEADLINE_EXCEEDED
-                )
-                refused(result, certain)
-                outcome = result.message
+                refused(status, _is_certain(status, deadline_s))
+                outcome = status.message
                 self._checks.count(outcome)
             self._end(asked, outcome)
 
-        try:
-            node.member.propose(kind, body, done)
-        except EtcdError as error:
-            refused(error, True)
-            self._end(asked, error.message)
+        self._exchange = unary(
+            self._loop,
+            node,
+            f"/etcdserverpb.{method}",
+            self.name,
+            request.SerializeToString(),
+            done,
+            metadata=metadata,
+            timeout_s=deadline_s,
+        )
 
     # Requests.
 
@@ -143,11 +169,13 @@ class Client:
             request.lease = random.choice(self._leases)
             if random.random() < 0.7:
                 request.key = b"lease/" + value
-        check_put(request)
+
+        op = self._begin("watch", "put", request.key, value.decode(), node)
 
         def answer(result: bytes) -> str:
             response = rpc_pb2.PutResponse.FromString(result)
             revision = response.header.revision
+            self._recorder.ok(op, None, revision)
             checks.told(revision, floor, wrote=True)
             checks.wrote(revision, request.key, value)
             if request.prev_kv:
@@ -158,27 +186,35 @@ class Client:
             checks.count("put")
             return f"put {revision}"
 
-        def refused(error: EtcdError, certain: bool) -> None:
-            if error is LEASE_NOT_FOUND:
+        def refused(status: Status, certain: bool) -> None:
+            self._recorder.failed(op, status.message, certain=certain)
+            if status.message == LEASE_NOT_FOUND.message:
                 if request.lease in self._leases:
                     self._leases.remove(request.lease)
                 if self._loop.now < checks.lease_ends[request.lease] - MIN_TTL_S:
                     raise Violation(f"lease {request.lease} was granted and is not there")
             if certain:
-                checks.refuse(value, error.message)
+                checks.refuse(value, status.message)
 
-        self._propose(node, asked, Kind.PUT, request.SerializeToString(), answer, refused)
+        self._call(node, asked, "KV/Put", request, answer, refused)
 
     def _delete(self, node: Node, asked: int) -> None:
         checks, floor = self._checks, self._checks.floor
         request = rpc_pb2.DeleteRangeRequest(key=self._random.choice(KEYS), prev_kv=True)
         if self._random.random() < 0.1:
             request.key, request.range_end = FIRST_KEY, LAST_KEY
-        check_delete_range(request)
+
+        op = self._begin("watch", "delete", request.key, None, node)
+        if request.range_end:
+            self._recorder.ops.remove(op)
 
         def answer(result: bytes) -> str:
             response = rpc_pb2.DeleteRangeResponse.FromString(result)
             revision, deleted = response.header.revision, response.deleted
+            if deleted:
+                self._recorder.ok(op, None, revision)
+            else:
+                self._recorder.failed(op, "no key", certain=True)
             checks.told(revision, floor, wrote=bool(deleted))
             seen_at = revision - 1 if deleted else revision
             if request.range_end:
@@ -192,7 +228,10 @@ class Client:
             checks.count("delete")
             return f"deleted {revision} {deleted}"
 
-        self._propose(node, asked, Kind.DELETE_RANGE, request.SerializeToString(), answer)
+        def refused(status: Status, certain: bool) -> None:
+            self._recorder.failed(op, status.message, certain=certain)
+
+        self._call(node, asked, "KV/DeleteRange", request, answer, refused)
 
     def _compare_and_swap(self, node: Node, asked: int) -> None:
         """Put if the key is as it was last seen here; else read it."""
@@ -201,6 +240,7 @@ class Client:
         expected = self._versions.get(key, 0)
         put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=value))
         get = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))
+        op = self._begin("watch", "put", key, value.decode(), node)
         compare = rpc_pb2.Compare(
             target=rpc_pb2.Compare.MOD,
             result=rpc_pb2.Compare.EQUAL,
@@ -208,11 +248,14 @@ class Client:
             mod_revision=expected,
         )
         request = rpc_pb2.TxnRequest(compare=[compare], success=[put], failure=[get])
-        check_txn(request)
 
         def answer(result: bytes) -> str:
             response = rpc_pb2.TxnResponse.FromString(result)
             revision, succeeded = response.header.revision, response.succeeded
+            if succeeded:
+                self._recorder.ok(op, None, revision)
+            else:
+                self._recorder.failed(op, "compare failed", certain=True)
             checks.told(revision, floor, wrote=succeeded)
             before = checks.value_at(key, revision - 1 if succeeded else revision)
             matched = (before.mod_revision if before is not None else 0) == expected
@@ -230,11 +273,12 @@ class Client:
             checks.count("txn succeeded" if succeeded else "txn failed")
             return f"txn {revision} {succeeded}"
 
-        def refused(error: EtcdError, certain: bool) -> None:
+        def refused(status: Status, certain: bool) -> None:
+            self._recorder.failed(op, status.message, certain=certain)
             if certain:
-                checks.refuse(value, error.message)
+                checks.refuse(value, status.message)
 
-        self._propose(node, asked, Kind.TXN, request.SerializeToString(), answer, refused)
+        self._call(node, asked, "KV/Txn", request, answer, refused)
 
     def _lease(self, node: Node, asked: int) -> None:
         random, checks = self._random, self._checks
@@ -251,7 +295,7 @@ class Client:
             checks.count("lease")
             return f"lease {lease_id}"
 
-        self._propose(node, asked, Kind.LEASE_GRANT, request.SerializeToString(), answer)
+        self._call(node, asked, "Lease/LeaseGrant", request, answer)
 
     def _revoke(self, node: Node, asked: int) -> None:
         checks, floor = self._checks, self._checks.floor
@@ -272,60 +316,64 @@ class Client:
             checks.count("revocation")
             return f"revoked {lease_id}"
 
-        self._propose(node, asked, Kind.LEASE_REVOKE, request.SerializeToString(), answer)
+        self._call(node, asked, "Lease/LeaseRevoke", request, answer)
 
     def _renew(self, node: Node, asked: int) -> None:
-        """Renew at the member asked, which must lead, as `LeaseService` does."""
-        checks = self._checks
+        """A keepalive stream of one request, ended by a half-close (LSE-15)."""
+        checks, began = self._checks, self._loop.now
         if not self._leases:
             self._end(asked, "no lease")
             return
         lease_id = self._random.choice(self._leases)
         if node.lessor.is_checkpointed(lease_id):
             checks.count("renewal of a checkpointed lease")
+        if not node.member.is_leader:
+            checks.count("renewal through a follower")
 
-        def done(ttl: int | EtcdError) -> None:
-            if isinstance(ttl, EtcdError):
-                self._end(asked, "not renewed")
-                return
+        def answered(message: bytes) -> None:
+            ttl = rpc_pb2.LeaseKeepAliveResponse.FromString(message).TTL
             if ttl > 0:
                 checks.count("renewal")
-                end = self._loop.now + ttl
-                checks.lease_ends[lease_id] = max(checks.lease_ends[lease_id], end)
+                # It was renewed after it was asked for: so long it lives at least.
+                checks.lease_ends[lease_id] = max(checks.lease_ends[lease_id], began + ttl)
             elif lease_id in self._leases:
                 self._leases.remove(lease_id)
-            self._end(asked, f"renewed {lease_id} {ttl}")
 
-        node.lease_keeper.renew(lease_id, done)
+        self._exchange = Exchange(
+            self._loop,
+            node,
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            self.name,
+            metadata={"hasleader": "true"},
+            on_message=answered,
+            on_end=lambda status: self._end(asked, f"renewed {lease_id} {status.message}"),
+        )
+        request = rpc_pb2.LeaseKeepAliveRequest(ID=lease_id)
+        self._exchange.send(request.SerializeToString(), last=True)
 
     def _compact(self, node: Node, asked: int) -> None:
         checks, floor = self._checks, self._checks.floor
         revision = max(floor - self._random.randrange(30), 1)
         physical = self._random.random() < 0.5
         request = rpc_pb2.CompactionRequest(revision=revision, physical=physical)
+        life = node.process.life
 
         def answer(result: bytes) -> str:
             response = rpc_pb2.CompactionResponse.FromString(result)
             checks.told(response.header.revision, floor, wrote=False)
             checks.count("compaction")
             if physical:
-                checks.removals[(node.name, node.process.life, asked, self.name)] = revision
-                node.member.wait_compacted(removed)
-                return ""
+                checks.count("physical compaction")
+                alive = node.up and node.process.life == life
+                if alive and node.store.finished_compact_revision < revision:
+                    raise Violation(f"{node.name} has not removed revisions below {revision} yet")
             return f"compacted {revision}"
 
-        def removed(_: Result) -> None:
-            del checks.removals[(node.name, node.process.life, asked, self.name)]
-            if node.store.finished_compact_revision < revision:
-                raise Violation(f"{node.name} has not removed revisions below {revision} yet")
-            checks.count("physical compaction")
-            self._end(asked, f"removed {revision}")
+        def refused(status: Status, certain: bool) -> None:
+            if status.message == FUTURE_REV.message:
+                raise Violation(f"compaction at {revision}, already acknowledged: {status.message}")
 
-        def refused(error: EtcdError, certain: bool) -> None:
-            if error is FUTURE_REV:
-                raise Violation(f"compaction at {revision}, already acknowledged: {error.message}")
-
-        self._propose(node, asked, Kind.COMPACT, request.SerializeToString(), answer, refused)
+        self._call(node, asked, "KV/Compact", request, answer, refused)
 
     def _get(self, node: Node, asked: int) -> None:
         self._read(node, asked, rpc_pb2.RangeRequest(key=self._random.choice(KEYS)))
@@ -339,42 +387,118 @@ class Client:
         request = rpc_pb2.RangeRequest(key=random.choice(KEYS), serializable=True)
         if random.random() < 0.5:
             request.revision = max(node.store.revision - random.randrange(20), 1)
-        self._end(asked, self._answer_range(node, request))
+        self._read(node, asked, request)
 
     def _read(self, node: Node, asked: int, request: rpc_pb2.RangeRequest) -> None:
-        """A linearizable read."""
         checks, floor = self._checks, self._checks.floor
 
-        def done(error: EtcdError | None) -> None:
-            if error is not None:
-                checks.count(error.message)
-                self._end(asked, error.message)
-                return
-            checks.told(node.store.revision, floor, wrote=False)
-            checks.count("linearizable read")
-            self._end(asked, self._answer_range(node, request))
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.RangeResponse.FromString(result)
+            if not request.serializable:
+                checks.told(response.header.revision, floor, wrote=False)
+                checks.count("linearizable read")
+            at = request.revision or response.header.revision
+            if request.range_end:
+                expected = checks.range_at(request.key, request.range_end, at)
+            else:
+                only = checks.value_at(request.key, at)
+                expected = [] if only is None else [only]
+                if not request.serializable:
+                    self._saw(request.key, response.kvs)
+            self._same(list(response.kvs), expected)
+            return f"read {at} {len(response.kvs)}"
 
-        node.member.read_index(done)
+        def refused(status: Status, certain: bool) -> None:
+            if status.message == COMPACTED.message and request.revision >= checks.compacted:
+                raise Violation(f"{request} was answered {status.message}")
 
-    def _answer_range(self, node: Node, request: rpc_pb2.RangeRequest) -> str:
-        check_range(request)
-        try:
-            revision, body = range_body(node.store, request)
-        except EtcdError as error:
-            if error is not COMPACTED or request.revision >= node.store.compact_revision:
-                raise Violation(f"{request} was answered {error.message}") from error
-            return error.message
-        response = rpc_pb2.RangeResponse.FromString(body)
-        at = request.revision or revision
-        if request.range_end:
-            expected = self._checks.range_at(request.key, request.range_end, at)
+        self._call(node, asked, "KV/Range", request, answer, refused)
+
+    def _status(self, node: Node, asked: int) -> None:
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.StatusResponse.FromString(result)
+            return f"status {response.raftAppliedIndex} {response.raftTerm}"
+
+        self._call(node, asked, "Maintenance/Status", rpc_pb2.StatusRequest(), answer)
+
+    # Registers: keys that are only read, written and compared, for the checkers of histories.
+
+    def _register(self) -> bytes:
+        generation = int(self._loop.now / REGISTER_S)
+        return b"register/%d/%d" % (generation, self._random.randrange(REGISTERS))
+
+    def _register_read(self, node: Node, asked: int) -> None:
+        key, checks, floor = self._register(), self._checks, self._checks.floor
+        op = self._begin("register", "read", key, None, node)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.RangeResponse.FromString(result)
+            revision = response.header.revision
+            checks.told(revision, floor, wrote=False)
+            found: list[Any] = [None, 0]
+            for kv in response.kvs:
+                found = [kv.value.decode(), kv.mod_revision]
+            self._registers[key] = found[0]
+            self._recorder.ok(op, found, revision)
+            return f"register {revision} {found}"
+
+        def refused(status: Status, certain: bool) -> None:
+            self._recorder.failed(op, status.message, certain=certain)
+
+        self._call(node, asked, "KV/Range", rpc_pb2.RangeRequest(key=key), answer, refused)
+
+    def _register_write(self, node: Node, asked: int) -> None:
+        key, value, checks = self._register(), self._value(), self._checks
+        floor = checks.floor
+        op = self._begin("register", "write", key, value.decode(), node)
+
+        def answer(result: bytes) -> str:
+            revision = rpc_pb2.PutResponse.FromString(result).header.revision
+            checks.told(revision, floor, wrote=True)
+            checks.wrote(revision, key, value)
+            self._recorder.ok(op, None, revision)
+            return f"register written {revision}"
+
+        def refused(status: Status, certain: bool) -> None:
+            self._recorder.failed(op, status.message, certain=certain)
+            if certain:
+                checks.refuse(value, status.message)
+
+        request = rpc_pb2.PutRequest(key=key, value=value)
+        self._call(node, asked, "KV/Put", request, answer, refused)
+
+    def _register_cas(self, node: Node, asked: int) -> None:
+        key, value, checks = self._register(), self._value(), self._checks
+        floor, expected = checks.floor, self._registers.get(key)
+        compare = rpc_pb2.Compare(key=key)
+        if expected is None:
+            compare.target, compare.version = rpc_pb2.Compare.VERSION, 0
         else:
-            only = self._checks.value_at(request.key, at)
-            expected = [] if only is None else [only]
-            if not request.revision:
-                self._saw(request.key, response.kvs)
-        self._same(list(response.kvs), expected)
-        return f"read {at} {len(response.kvs)}"
+            compare.target, compare.value = rpc_pb2.Compare.VALUE, expected.encode()
+        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=value))
+        op = self._begin("register", "cas", key, [expected, value.decode()], node)
+
+        def answer(result: bytes) -> str:
+            response = rpc_pb2.TxnResponse.FromString(result)
+            revision, succeeded = response.header.revision, response.succeeded
+            checks.told(revision, floor, wrote=succeeded)
+            if succeeded:
+                checks.wrote(revision, key, value)
+            else:
+                checks.refuse(value, "compare failed")
+            self._recorder.ok(op, succeeded, revision)
+            return f"register compared {revision} {succeeded}"
+
+        def refused(status: Status, certain: bool) -> None:
+            self._recorder.failed(op, status.message, certain=certain)
+            if certain:
+                checks.refuse(value, status.message)
+
+        request = rpc_pb2.TxnRequest(compare=[compare], success=[put])
+        self._call(node, asked, "KV/Txn", request, answer, refused)
+
+    def _begin(self, workload: str, f: str, key: bytes, value: Any, node: Node) -> Op:
+        return self._recorder.begin(self._number, workload, f, key, value, node.name)
 
     def _saw(self, key: bytes, found: Sequence[KeyValue]) -> None:
         self._versions[key] = found[0].mod_revision if found else 0
@@ -384,3 +508,26 @@ class Client:
         wanted = [value for value in expected if value is not None]
         if list(found) != wanted:
             raise Violation(f"a client was answered {found}, instead of {wanted}")
+
+
+CERTAIN = frozenset(
+    error.message
+    for error in (
+        RAFT_PROPOSAL_DROPPED,
+        LEASE_NOT_FOUND,
+        NO_LEADER,
+        NO_SPACE,
+        REQUEST_TOO_MANY_REQUESTS,
+        NOT_SUPPORTED_FOR_LEARNER,
+    )
+)
+
+
+def _is_certain(status: Status, deadline_s: float) -> bool:
+    """Whether an error says that nothing was done and never will be (RFT-21).
+
+    The server's own "context deadline exceeded" does; that of the client's deadline does not.
+    """
+    if status.code == Code.DEADLINE_EXCEEDED:
+        return not deadline_s
+    return status.message in CERTAIN

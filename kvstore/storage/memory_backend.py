@@ -8,7 +8,6 @@ which suits the sizes of a simulation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import PurePath
 
 from sortedcontainers import SortedDict
 
@@ -22,6 +21,8 @@ class MemoryBackend:
     def __init__(self, files: dict[str, MemoryBackend] | None = None) -> None:
         self.files: dict[str, MemoryBackend] = {} if files is None else files
         self._tables: dict[str, SortedDict[bytes, bytes]] = {t: SortedDict() for t in TABLES}
+        self._bytes = 0
+        """Of committed keys and values."""
         self._buffer = WriteBuffer()
         self._committed = False
         self._closed = False
@@ -80,19 +81,20 @@ class MemoryBackend:
         return self.size_in_use()
 
     def size_in_use(self) -> int:
-        return sum(len(k) + len(v) for table in self._tables.values() for k, v in table.items())
+        return self._bytes
 
     def copy_to(self, path: str) -> None:
         if path in self.files:
             raise CopyFailed(path, "File exists")
         self.files[path] = self.crash()
 
-    def replace(self, path: str | PurePath) -> None:
-        """Go on with the content of another of the `files`, as `LmdbBackend.replace` does.
+    def replace(self, path: object) -> None:
+        """Go on with the content of another of the `files`, by its path, as text or not.
 
         What was pending is forgotten. No commit may be under way. The file at `path` is moved.
         """
-        self._tables = self.files.pop(str(path))._tables
+        content = self.files.pop(str(path))
+        self._tables, self._bytes = content._tables, content._bytes
         self._buffer = WriteBuffer()
         self._committed = False
 
@@ -110,6 +112,7 @@ class MemoryBackend:
         """What a restart finds: a backend with only what was committed. This one lives on apart."""
         survivor = MemoryBackend(self.files)
         survivor._tables = {name: table.copy() for name, table in self._tables.items()}
+        survivor._bytes = self._bytes
         return survivor
 
     def _write(self, frozen: Writes) -> None:
@@ -118,8 +121,12 @@ class MemoryBackend:
         for table, changes in frozen.items():
             stored = self._tables[table]
             for key, value in changes.items():
+                before = stored.get(key)
+                if before is not None:
+                    self._bytes -= len(key) + len(before)
                 if value is None:
                     stored.pop(key, None)
                 else:
                     stored[key] = value
+                    self._bytes += len(key) + len(value)
         self._committed = True

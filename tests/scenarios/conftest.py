@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scenarios.processes import Processes
+from tests.sim.test_requests import STORIES
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,11 @@ def one(started_one: Processes) -> Processes:
     """A lone member."""
     started_one.start()
     return started_one
+
+
+@pytest.fixture(autouse=True)
+def ended_stories() -> Iterator[None]:
+    """End the coroutines of a story's members with its test."""
+    yield
+    while STORIES:
+        STORIES.pop().simulation.close()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.sim.test_requests import STORIES
 
 SEEDS = 30
 """Seeds of an ordinary run; more: ``make sim SEEDS=1000``."""
@@ -17,3 +21,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = metafunc.config.getoption("--sim-seed", default=None)
         seeds = range(SEEDS) if only is None else [only]
         metafunc.parametrize("sim_seed", seeds, ids=[f"seed-{seed}" for seed in seeds])
+
+
+@pytest.fixture(autouse=True)
+def ended_stories() -> Iterator[None]:
+    """End the coroutines of a story's members with its test."""
+    yield
+    while STORIES:
+        STORIES.pop().simulation.close()

@@ -85,7 +85,7 @@ def test_a_checkpoint_on_its_way_holds_a_renewal_up_until_it_is_taken_back(story
     story.run(CHECKPOINT_INTERVAL_S - 4 * TICK_S)  # a leader without followers soon steps down
     for follower in story.followers:
         story.simulation.network.cut(leader.id, follower.id)
-    story.until(lambda: leader.lessor._get(1).handed_out > 0, ELECTION_S)
+    story.until(lambda: leader.lessor._get(1).handed_out > 0, 2 * ELECTION_S)
     assert leader.lessor._get(1).remaining_s == 0
     answers = renew(leader, 1)
     story.simulation.network.heal()

@@ -68,9 +68,10 @@ class Two(Simulation):
         return self.wait(10.0, lambda: not waiting)
 
 
-def test_removed_leader_stays_until_the_other_knows() -> None:
+def test_removed_leader_stays_until_the_other_knows(request: pytest.FixtureRequest) -> None:
     """CLU-11."""
     two = Two()
+    request.addfinalizer(two.close)
     stays = two.remove_leader_unheard()
     two.wait(5.0, lambda: False)
     two.network.heal()
@@ -79,9 +80,12 @@ def test_removed_leader_stays_until_the_other_knows() -> None:
     assert stays.cluster.members.keys() == {stays.id}
 
 
-def test_without_that_the_other_could_never_lead_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_that_the_other_could_never_lead_again(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Retirement, "due", lambda self, voters, now: self.noticed)
     two = Two()
+    request.addfinalizer(two.close)
     stays = two.remove_leader_unheard()
     two.wait(5.0, lambda: False)
     two.network.heal()

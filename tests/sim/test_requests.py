@@ -21,6 +21,9 @@ from kvstore.node.member import Limits, Result
 from kvstore.node.request import Kind
 from kvstore.pb import rpc_pb2
 
+STORIES: list[Story] = []
+"""Those that the running test began; see `conftest`."""
+
 
 class Story:
     """Three members with a leader, no clients, no faults but those that the test makes."""
@@ -28,6 +31,7 @@ class Story:
     def __init__(self, seed: int) -> None:
         self.simulation = Simulation(Plan(seed, members=3))
         self.nodes = self.simulation.nodes
+        STORIES.append(self)
         for node in self.nodes:
             node.start()
         self.until(lambda: all(node.cluster.version for node in self.nodes))

@@ -64,7 +64,8 @@ def test_faults_and_rare_paths_do_occur() -> None:
         "slow_disk", "bad_network", "heal", "snapshot made", "snapshot installed", "compaction",
         "key expired", "renewal", "revocation", "txn succeeded", "txn failed", "watch progress",
         "watch overtaken by compaction", "full comparison",
-        "renewal of a checkpointed lease",
+        "renewal of a checkpointed lease", "renewal through a follower", "partial", "disk_fails",
+        "died: fsync failed", "defragmented", "watch ended: etcdserver: no leader",
     }  # fmt: skip
     assert expected <= counts.keys()
 
