@@ -11,7 +11,6 @@ from jepsen.sim.loop import Violation
 from jepsen.sim.node import Node
 from jepsen.sim.plan import Plan
 from jepsen.sim.simulator import Outcome, Simulation
-from jepsen.sim.transactions import Transactor
 from kvstore.storage.wal import Batch
 
 __all__ = ["Violation", "simulate"]
@@ -20,7 +19,12 @@ __all__ = ["Violation", "simulate"]
 def simulate(seed: int, how: Sim) -> Outcome:
     """Simulate once. Raises Violation."""
     plan = Plan(
-        seed, members=how.members, clients=how.clients, chaos_s=how.chaos_s, changes=how.changes
+        seed,
+        members=how.members,
+        clients=how.clients,
+        transactors=how.transactors,
+        chaos_s=how.chaos_s,
+        changes=how.changes,
     )
     simulation = Simulation(plan)
     patches = Patches()
@@ -29,11 +33,6 @@ def simulate(seed: int, how: Sim) -> Outcome:
     if how.faults:
         simulation.faults._weights = [int(kind in how.faults) for kind in KINDS]
         simulation.faults._mean_pause_s = how.every_s
-    transactors = [
-        Transactor(i, plan, simulation.loop, simulation.nodes, simulation.checks)
-        for i in range(how.transactors)
-    ]
-    simulation.clients += transactors  # type: ignore[arg-type]
     if how.crash_at_votes:
         _crash_at_votes(simulation, plan)
     try:

@@ -14,7 +14,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from jepsen.sim.loop import Loop, Process
@@ -24,6 +24,23 @@ T = TypeVar("T")
 THREAD_S = 0.001
 """Mean time of work in the default pool of threads."""
 PRUNE_TASKS = 256
+
+
+class SimHandle(asyncio.Handle):
+    """A callback; it is run by the loop itself, which lets failures through to `Loop.fail`."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: Any, loop: Any, context: Context | None
+    ) -> None:
+        # Not asyncio's own __init__, which asks the loop whether to note where it was called from.
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+        self._repr = None
 
 
 class SimFuture(asyncio.Future[Any]):
@@ -114,6 +131,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         self._life = process.life
         self._name = name
         self._ready: deque[asyncio.Handle] = deque()
+        self._draining = False
         self._numbers = 0
         self._tasks: list[SimTask] = []
         self._label = f"{name} runs"
@@ -144,10 +162,10 @@ class SimEventLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        if not self.dead:
+        handle = SimHandle(callback, args, self, context)
+        if self._process.life == self._life:
             self._ready.append(handle)
-            if len(self._ready) == 1:
+            if len(self._ready) == 1 and not self._draining:
                 self._loop.after(0, self._label, self._drain, self._process)
         return handle
 
@@ -244,17 +262,28 @@ class SimEventLoop(asyncio.AbstractEventLoop):
                 events._set_running_loop(None)
 
     def _drain(self) -> None:
-        """Run what is ready now; what that makes ready comes behind other events."""
-        ready, self._ready = self._ready, deque()
-        self._loop.touched.append(self._process)
+        """Run what is ready, and what that makes ready, until nothing is: at one moment.
+
+        Other members cannot come in between: what they send takes time.
+        """
+        loop, ready, process, life = self._loop, self._ready, self._process, self._life
+        touched = loop.touched
+        self._draining = True
         events._set_running_loop(self)
         try:
-            for handle in ready:
-                if self.dead:
-                    break
-                if not handle.cancelled():
-                    handle._run()
+            while ready:
+                touched.append(process)
+                for _ in range(len(ready)):
+                    handle = ready.popleft()
+                    if not handle._cancelled:
+                        handle._run()
+                    if process.life != life:
+                        return
+                loop.look()
+                if loop.failure is not None:
+                    return
         finally:
+            self._draining = False
             events._set_running_loop(None)
 
     def bury(self) -> None:

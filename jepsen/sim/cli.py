@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     made.add_argument("--members", type=int, default=0, help="1 to 7; 0: drawn from the seed")
     made.add_argument("--clients", type=int, default=-1, help="how many; -1: drawn")
+    made.add_argument(
+        "--transactors", type=int, default=-1, help="0 to 2 clients of many keys; -1: drawn"
+    )
     made.add_argument("--watchers", type=int, default=-1, help="0 to 4; -1: 4")
     made.add_argument("--chaos", type=float, default=CHAOS_S, help="virtual seconds of faults")
     made.add_argument(
@@ -89,6 +92,7 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
         options.start,
         members=options.members,
         clients=options.clients,
+        transactors=options.transactors,
         watchers=options.watchers,
         chaos_s=options.chaos,
         changes=options.changes,

@@ -8,7 +8,6 @@ run is a function of its seed, and the digest of its trace says whether two runs
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -16,6 +15,8 @@ from random import Random
 
 RECENT_EVENTS = 60
 """Last lines of the trace that a failure shows."""
+DIGESTED_EVENTS = 1000
+"""Lines of the trace that are added to its digest at once."""
 
 
 class Violation(AssertionError):
@@ -39,13 +40,17 @@ class Loop:
         self.now = 0.0
         self.events = 0
         self.failure: BaseException | None = None
-        self.recent: deque[str] = deque(maxlen=RECENT_EVENTS)
         self.touched: list[Process] = []
-        """Processes in which something ran since somebody looked and cleared this."""
-        self.on_event: Callable[[str], None] = lambda line: None
+        """Processes in which something ran since `look` was called."""
+        self.look: Callable[[], None] = self.touched.clear
+        """Called behind each event in which something ran; clears `touched`."""
+        self.on_event: Callable[[str], None] | None = None
+        """Gets each line of the trace."""
         self._queue: list[tuple[float, int, Process | None, int, str, Callable[[], None]]] = []
         self._planned = 0
         self._digest = hashlib.blake2b(digest_size=16)
+        self._undigested: list[str] = []
+        self._digested_last: list[str] = []
 
     def after(
         self,
@@ -59,13 +64,13 @@ class Loop:
         life = process.life if process is not None else 0
         heappush(self._queue, (self.now + delay, self._planned, process, life, label, run))
 
-    def run_until(self, end: float, done: Callable[[], bool] = lambda: False) -> bool:
+    def run_until(self, end: float, done: Callable[[], bool] | None = None) -> bool:
         """Run events up to time `end`, or until `done()` holds; returns whether it does."""
-        queue = self._queue
-        while not done():
+        queue, touched = self._queue, self.touched
+        while done is None or not done():
             if not queue or queue[0][0] > end:
                 self.now = end
-                return done()
+                return done is not None and done()
             time, number, process, life, label, run = heappop(queue)
             self.now = time
             if process is not None:
@@ -77,6 +82,8 @@ class Loop:
             self.events += 1
             self.trace(label)
             run()
+            if touched:
+                self.look()
             if self.failure is not None:
                 raise self.failure
         return True
@@ -89,10 +96,26 @@ class Loop:
     def trace(self, line: str) -> None:
         """Add a line to the trace."""
         line = f"{self.now:.6f} {line}"
-        self._digest.update(line.encode() + b"\n")
-        self.recent.append(line)
-        self.on_event(line)
+        lines = self._undigested
+        lines.append(line)
+        if len(lines) >= DIGESTED_EVENTS:
+            self._digest_lines()
+        if self.on_event is not None:
+            self.on_event(line)
+
+    def recent(self) -> list[str]:
+        """The last lines of the trace, `RECENT_EVENTS` at most."""
+        return (self._digested_last + self._undigested)[-RECENT_EVENTS:]
 
     def trace_hash(self) -> str:
         """The digest of everything that happened so far."""
+        self._digest_lines()
         return self._digest.hexdigest()
+
+    def _digest_lines(self) -> None:
+        # Line by line it took a tenth of a run's time.
+        lines = self._undigested
+        if lines:
+            self._digest.update(("\n".join(lines) + "\n").encode())
+            self._digested_last = (self._digested_last + lines)[-RECENT_EVENTS:]
+            self._undigested = []

@@ -23,6 +23,8 @@ class Plan:
     """1 to 7; 0: drawn."""
     clients: int = -1
     """0 to 8; -1: drawn."""
+    transactors: int = -1
+    """0 to 2 clients of many-key requests; -1: drawn."""
     watchers: int = -1
     """0 to 4; -1: 4."""
     chaos_s: float = CHAOS_S
@@ -45,6 +47,8 @@ class Plan:
             words.append(f"--members {self.members}")
         if self.clients >= 0:
             words.append(f"--clients {self.clients}")
+        if self.transactors >= 0:
+            words.append(f"--transactors {self.transactors}")
         if self.watchers >= 0:
             words.append(f"--watchers {self.watchers}")
         if self.chaos_s != CHAOS_S:

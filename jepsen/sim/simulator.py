@@ -18,6 +18,7 @@ from jepsen.sim.network import Network
 from jepsen.sim.node import Node, bootstrapped, joining
 from jepsen.sim.plan import Plan
 from jepsen.sim.record import Recorder
+from jepsen.sim.transactions import Transactor
 from jepsen.sim.watchers import Watcher
 from jepsen.sim.workload import Client
 from kvstore.membership.cluster import Cluster
@@ -65,6 +66,7 @@ class Simulation:
         drawn = random.choice((3, 3, 3, 4, 5, 5, 7, 1))
         initial = {f"n{i}": (f"http://n{i}",) for i in range(1, (plan.members or drawn) + 1)}
         self.checks = Checks(self.loop, Cluster.bootstrap(MemoryBackend(), initial, "sim"))
+        self.loop.look = self.checks.observe
         self.nodes = self.checks.nodes
         self._snapshot_count = random.choice((8, 20, 60))
         for name, urls in initial.items():
@@ -74,6 +76,11 @@ class Simulation:
         self.clients = [
             Client(i, plan, self.loop, self.nodes, self.checks, self.recorder, think_s)
             for i in range(clients if plan.clients < 0 else plan.clients)
+        ]
+        transactors = random.choice((0, 1, 1, 2))
+        self.transactors = [
+            Transactor(i, plan, self.loop, self.nodes, self.checks)
+            for i in range(transactors if plan.transactors < 0 else plan.transactors)
         ]
         self.watchers = [
             Watcher(i, plan, self.loop, self.nodes, self.checks, self.recorder)
@@ -111,7 +118,7 @@ class Simulation:
             self.checks.final()
             self.recorder.judge(self.checks.written())
         except Exception as error:
-            lines = "\n".join(self.loop.recent)
+            lines = "\n".join(self.loop.recent())
             raise Violation(
                 f"seed {self.plan.seed} at {self.loop.now:.6f} s: {type(error).__name__}: {error}\n"
                 f"Repeat: {self.plan.command()} (with a trace: --trace)\n"
@@ -140,25 +147,22 @@ class Simulation:
             self.faults.struck,
         )
 
-    def _run_for(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
-        observe = self.checks.observe
-
-        def watched() -> bool:
-            observe()
-            return done()
-
-        return self.loop.run_until(self.loop.now + seconds, watched)
+    def _run_for(self, seconds: float, done: Callable[[], bool] | None = None) -> bool:
+        return self.loop.run_until(self.loop.now + seconds, done)
 
     def _chaos(self) -> None:
         for node in list(self.nodes):
             node.start()
-        for client in self.clients:
+        for client in self._askers():
             client.start()
         for watcher in self.watchers:
             watcher.start()
         self.faults.start()
         self.operator.start()
         self._run_for(self.plan.chaos_s)
+
+    def _askers(self) -> list[Client | Transactor]:
+        return [*self.clients, *self.transactors]
 
     def _recover(self) -> None:
         """Heal; every member must get a write through in time."""
@@ -198,7 +202,7 @@ class Simulation:
 
     def _settle(self) -> None:
         """No more requests: leases end, members come to one state, watches get everything."""
-        for client in self.clients:
+        for client in self._askers():
             client.stopped = True
         if not self._run_for(SETTLE_S, lambda: not self._unsettled()):
             raise Violation(f"not settled {SETTLE_S} s after the last request: {self._unsettled()}")

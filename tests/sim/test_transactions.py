@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jepsen.mutants.registry import Sim
-from jepsen.mutants.simulation import simulate
+from jepsen.sim.plan import Plan
+from jepsen.sim.simulator import run
 
 SEEDS = 4
 
@@ -12,7 +12,7 @@ def test_transactions_counts_filters_and_alarms_keep_their_promises_under_faults
     """TXN-04, TXN-07, TXN-08, TXN-14, TXN-17, RNG-13, WCH-26: also nested, also refused ones."""
     counts: dict[str, int] = {}
     for seed in range(SEEDS):
-        for what, count in simulate(seed, Sim(transactors=2)).counts.items():
+        for what, count in run(Plan(seed, transactors=2)).counts.items():
             counts[what] = counts.get(what, 0) + count
     expected = {
         *("many-key transaction", "transaction refused", "range with a count"),
