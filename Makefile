@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 SEEDS ?= 100
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants bench scenarios clean
+.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants soak bench scenarios clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -22,6 +23,7 @@ help:
 	@echo "make proto     generate kvstore/pb from proto/"
 	@echo "make differential   the same requests to real etcd and to us (ARGS='--seeds 500')"
 	@echo "make sim       simulated clusters with faults, on all cores (SEEDS=1000, ARGS='--members 5')"
+	@echo "make soak      chaos, simulation and power cuts by turns (MINUTES=600, ARGS='--out DIR')"
 	@echo "make mutants   broken servers, each of which has to be found (ARGS='--half sim --jobs 2')"
 	@echo "make scenarios   write the table of scenarios into docs/reliability.md"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
@@ -83,6 +85,9 @@ sim: $(VENV)/installed-test
 
 differential: $(VENV)/installed-test
 	$(BIN)/python -m tests.differential.run $(ARGS)
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m jepsen soak --minutes $(MINUTES) $(ARGS)
 
 # Looks for all of them (an hour on two cores) and writes the table of docs/reliability.md.
 mutants: $(VENV)/installed-test

@@ -9,6 +9,7 @@ _USAGE = """Usage:
   python -m jepsen chaos [options]   break a cluster of real processes (also: kvstore chaos)
   python -m jepsen power [options]   cut the power of members (needs root and loop devices)
   python -m jepsen sim [options]     run simulated clusters under faults, from seeds
+  python -m jepsen soak [options]    chaos, sim and power by turns, until time is up
   python -m jepsen mutants [options] look for servers that are broken on purpose
 """
 
@@ -28,6 +29,10 @@ def main() -> int:
         from jepsen.sim.cli import main as sim
 
         return sim(words[1:])
+    if words[:1] == ["soak"]:
+        from jepsen.soak.cli import main as soak
+
+        return soak(words[1:])
     if words[:1] == ["mutants"]:
         from jepsen.mutants.cli import main as mutants
 

@@ -262,7 +262,7 @@ class _Run:
         done = Counter(op.workload for op in self.recorder.ops() if op.outcome is Outcome.OK)
         lazy = [w.name for w in self.workloads if done[w.name] < w.min_ops]
         faults = [r for r in self.recorder.records if isinstance(r, FaultRecord)]
-        hit = Counter[str]()
+        hit, came = Counter[str](), Counter(fault.name for fault in faults)
         for fault in faults:
             hit[fault.name] += fault.effect
         harmless = sorted({fault.name for fault in faults if not hit[fault.name]})
@@ -270,7 +270,9 @@ class _Run:
             [f"too few operations succeeded: {', '.join(lazy)}"] * bool(lazy)
             + [f"without any effect: {', '.join(harmless)}"] * bool(harmless)
         )
-        validity = Validity.UNKNOWN if note else Validity.VALID
+        # One of many kinds that missed the only time it came does not devalue a whole run.
+        in_vain = any(came[name] > 1 for name in harmless) or len(harmless) == len(came) > 0
+        validity = Validity.UNKNOWN if lazy or in_vain else Validity.VALID
         return Verdict("worth", validity, sum(done.values()), note=note)
 
 
