@@ -7,9 +7,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 ARGS ?=
 SEEDS ?= 100
 MINUTES ?= 30
+BINARY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants soak bench scenarios clean
+.PHONY: help cluster tools test test-kube test-patroni conformance lint format proto sim differential mutants hunts soak bench scenarios clean
 
 help:
 	@echo "make cluster   three members on this machine until Ctrl-C (ARGS='--size 5 --ephemeral')"
@@ -25,6 +26,7 @@ help:
 	@echo "make sim       simulated clusters with faults, on all cores (SEEDS=1000, ARGS='--members 5')"
 	@echo "make soak      chaos, simulation and power cuts by turns (MINUTES=600, ARGS='--out DIR')"
 	@echo "make mutants   broken servers, each of which has to be found (ARGS='--half sim --jobs 2')"
+	@echo "make hunts     look for etcd's known bugs in our server (BINARY=/usr/bin/etcd: in another)"
 	@echo "make scenarios   write the table of scenarios into docs/reliability.md"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"
@@ -93,6 +95,11 @@ soak: $(VENV)/installed-test
 mutants: $(VENV)/installed-test
 	-$(BIN)/python -m jepsen mutants $(ARGS)
 	$(BIN)/python -m jepsen mutants --table
+
+# Keeps what came of it in docs/hunts.json, and writes the table of docs/reliability.md.
+hunts: $(VENV)/installed-test
+	$(BIN)/python -m jepsen hunts --json docs/hunts.json $(if $(BINARY),--binary $(BINARY)) $(ARGS)
+	$(BIN)/python -m jepsen hunts --table
 
 scenarios: $(VENV)/installed-test
 	$(BIN)/python -m tests.scenarios.report

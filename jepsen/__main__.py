@@ -11,6 +11,7 @@ _USAGE = """Usage:
   python -m jepsen sim [options]     run simulated clusters under faults, from seeds
   python -m jepsen soak [options]    chaos, sim and power by turns, until time is up
   python -m jepsen mutants [options] look for servers that are broken on purpose
+  python -m jepsen hunts [options]   look for the known bugs of etcd in a server
 """
 
 
@@ -37,6 +38,10 @@ def main() -> int:
         from jepsen.mutants.cli import main as mutants
 
         return mutants(words[1:])
+    if words[:1] == ["hunts"]:
+        from jepsen.hunts.cli import main as hunts
+
+        return hunts(words[1:])
     sys.stderr.write(_USAGE)
     return 0 if words[:1] in (["help"], ["-h"], ["--help"]) else 2
 

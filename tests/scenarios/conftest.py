@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenarios.processes import Processes
+from jepsen.hunts.processes import Processes
 from tests.sim.test_requests import STORIES
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import grpc
 
+from jepsen.hunts.processes import PATIENCE_S, Processes, until_answered
 from kvstore.pb import rpc_pb2
 from kvstore.testing.processes import wait_until
 from tests.e2e.client import Client, put_op
 from tests.e2e.locks import Locks, status_of
-from tests.scenarios.processes import PATIENCE_S, Processes, until_answered
 
 SHORT_TTL = 2
 """The shortest there is with an election time-out of 1 s."""

@@ -10,6 +10,7 @@ import pytest
 
 from jepsen.chaos.client import Connection, Failed
 from jepsen.history import Outcome
+from jepsen.hunts.processes import PATIENCE_S, Processes, until_answered
 from jepsen.sim.node import ELECTION_S, Node
 from kvstore.errors import EtcdError
 from kvstore.pb import rpc_pb2
@@ -17,7 +18,6 @@ from kvstore.testing.links import OUTSIDE, Link, Links
 from kvstore.testing.processes import wait_until
 from tests.e2e.client import put_op
 from tests.scenarios import stories
-from tests.scenarios.processes import PATIENCE_S, Processes, until_answered
 from tests.sim.test_requests import Story
 
 

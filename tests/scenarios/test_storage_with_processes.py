@@ -12,13 +12,13 @@ from random import Random
 import grpc
 import pytest
 
+from jepsen.hunts.processes import PATIENCE_S, Processes, refusal, watch_call
 from jepsen.power import disk
 from jepsen.power.disk import PowerDisk
 from kvstore.pb import rpc_pb2
 from kvstore.server.process import FATAL_EXIT
 from kvstore.testing.processes import wait_until
 from tests.e2e.client import put_op
-from tests.scenarios.processes import PATIENCE_S, Processes, refusal, watch_call
 
 KILLS = 3
 CUTS = 4

@@ -7,8 +7,8 @@ import threading
 
 import grpc
 
+from jepsen.hunts.processes import Processes, events_of, watch_call
 from tests.e2e.client import Client
-from tests.scenarios.processes import Processes, events_of, watch_call
 
 WRITES = 400
 SOON = 20

@@ -1,13 +1,13 @@
-"""Clusters of real processes for the scenarios, and watches that a test reads at its own pace.
+"""Clusters of real processes for hunts and scenarios, and watches that are read at a caller's pace.
 
-What lives here: the parts that several scenarios share. What may not: retries that a scenario does
-not speak of; a test must see each answer as it came.
+What lives here: the parts that several of them share. What may not: retries that their story does
+not speak of; each answer must be seen as it came.
 """
 
 from __future__ import annotations
 
-import json
 import queue
+import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,13 +17,16 @@ from typing import Any
 
 import grpc
 
+from jepsen.client import Client
 from kvstore.pb import rpc_pb2
 from kvstore.testing import Cluster
 from kvstore.testing.processes import wait_until
-from tests.e2e.client import Client
 
 PATIENCE_S = 60.0
 """Longest wait for something that must come."""
+MISSED = 200
+"""Writes between two looks at whether the log is compacted."""
+_COMPACTED_LOG = re.compile(rb'"(?:kept_from|compact-index)":\s*(\d+)')
 FLAGS = (
     "--snapshot-count=100",
     "--snapshot-catchup-entries=10",
@@ -50,6 +53,10 @@ class Processes(Cluster):
         self._clients.clear()
         super().close()
 
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """A generator that is closed has not failed: nothing is printed."""
+        super().__exit__(kind, None if kind is GeneratorExit else error, trace)
+
     @contextmanager
     def cut_off_until_it_needs_a_snapshot(self, number: int, key: bytes) -> Iterator[int]:
         """Cut a member off, write a key until nobody has the log that the member lacks, and give
@@ -59,17 +66,17 @@ class Processes(Cluster):
         with self.partitioned([number]):
             needs = self.status(number, PATIENCE_S).raftIndex + 1
             deadline = time.monotonic() + PATIENCE_S
+            until_answered(lambda: self.client(others[0]).put(key))  # somebody leads
             while min(map(self._log_begins, others)) <= needs:
                 assert time.monotonic() < deadline, "the log is not compacted"
-                for _ in range(50):
-                    last = until_answered(lambda: self.client(others[0]).put(key)).header.revision
+                last = max(self.client(others[0]).put_many([key] * MISSED))
             yield last
             self.links.reset(number)
 
     def _log_begins(self, number: int) -> int:
-        """The first index that a member has kept at the last compaction of its log."""
-        lines = self.members[number].log_path.read_text().splitlines()
-        found = [json.loads(line)["kept_from"] for line in lines if '"kept_from"' in line]
+        """The first index that a member has kept at the last compaction of its log; of etcd, which
+        prints the last one it has dropped, that one."""
+        found = _COMPACTED_LOG.findall(self.members[number].log_path.read_bytes())
         return int(found[-1]) if found else 0
 
     def restart(self, number: int) -> None:
@@ -140,12 +147,16 @@ class WatchCall:
             response_deserializer=rpc_pb2.WatchResponse.FromString,
         )(iter(self._requests.get, None), timeout=2 * PATIENCE_S)
 
-    def ask(self, prefix: bytes, start_revision: int = 0, **fields: Any) -> Any:
-        """Create a watch of a prefix; return the answer, which must be the next response."""
+    def create(self, prefix: bytes, start_revision: int = 0, **fields: Any) -> None:
+        """Ask for a watch of a prefix, and wait for no answer."""
         create = rpc_pb2.WatchCreateRequest(
             key=prefix, range_end=prefix + b"\xff", start_revision=start_revision, **fields
         )
         self._requests.put(rpc_pb2.WatchRequest(create_request=create))
+
+    def ask(self, prefix: bytes, start_revision: int = 0, **fields: Any) -> Any:
+        """Create a watch of a prefix; return the answer, which must be the next response."""
+        self.create(prefix, start_revision, **fields)
         answer = self.next()
         assert answer.created, answer
         return answer

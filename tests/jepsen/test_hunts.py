@@ -1,0 +1,51 @@
+"""Hunts find known bugs where they are, and none of them in our server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jepsen.hunts.base import Hunt, Outcome, Result, Server, hunt
+from jepsen.hunts.cli import HUNTS, read, remember, table
+from tests.clients.install import ETCD_34
+
+CHEAP = [made for made in HUNTS.values() if made.cheap]
+no_etcd_34 = pytest.mark.skipif(
+    not ETCD_34.exists(), reason="there is no etcd 3.4 from Debian (make tools installs it)"
+)
+
+
+@pytest.mark.parametrize("hunted", CHEAP, ids=lambda hunted: hunted.name)
+def test_our_server_has_none_of_etcds_bugs(hunted: Hunt, tmp_path: Path) -> None:
+    result = hunt(hunted, Server(), tmp_path)
+    assert result.outcome is Outcome.NOT_SEEN, result.text
+    assert result.tries > 0
+
+
+@no_etcd_34
+@pytest.mark.parametrize("name", ["18089", "15220"])
+def test_bugs_of_etcd_3_4_are_found_and_told_in_words(name: str, tmp_path: Path) -> None:
+    server = Server.of(str(ETCD_34))
+    assert server.numbers[:2] == (3, 4)
+    result = hunt(HUNTS[name], server, tmp_path)
+    assert result.outcome is Outcome.FOUND
+    assert {"18089": "lost event", "15220": "event after progress"}[name] in result.text
+
+
+def test_results_are_kept_beside_those_of_other_servers(tmp_path: Path) -> None:
+    path = tmp_path / "hunts.json"
+    remember(path, [Result("18089", "etcd 3.4.23", Outcome.FOUND, "lost | event", 1, 0.5)])
+    remember(path, [Result("18089", "kvstore 1", Outcome.NOT_SEEN, "", 3, 1.0)])
+    remember(path, [Result("18089", "etcd 3.4.23", Outcome.FOUND, "lost | event", 2, 0.5)])
+    kept = {(result.server, result.tries) for result in read(path)}
+    assert kept == {("etcd 3.4.23", 2), ("kvstore 1", 3)}
+    text = table(read(path))
+    assert "Found: 1 in etcd 3.4.23, 0 in kvstore 1." in text
+    assert "| **found**, 2 tries, 0 s | not seen, 3 tries, 1 s |" in text
+    assert "lost \\| event" in text
+
+
+def test_what_is_no_etcd_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not print an etcd version"):
+        Server.of("/bin/true")
