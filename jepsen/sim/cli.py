@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--without", type=_kinds, default=frozenset(), help=",".join(KINDS))
     made.add_argument("--skip", type=_numbers, default=frozenset(), help="faults, by number")
+    made.add_argument(
+        "--files",
+        action=argparse.BooleanOptionalAction,
+        help="logs and LMDB in real files (default: with every fourth seed)",
+    )
     made.add_argument("--trace", action="store_true", help="print every event; implies one job")
     made.add_argument("--hash", action="store_true", help="print the trace's digests alone")
     made.add_argument(
@@ -98,6 +103,7 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
         changes=options.changes,
         without=options.without,
         skip=options.skip,
+        files=options.files,
     )
     return [replace(first, seed=options.start + number) for number in range(options.seeds)]
 

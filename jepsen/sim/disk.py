@@ -2,13 +2,14 @@
 
 The writer takes everything queued as one group, as `WalWriter` does; the group is durable as a
 whole after a while. A crash loses what is queued, and the group under way by the toss of a coin:
-its write may have been finished without being reported. Recovery follows `wal_replay`'s rules, by
-its own code. The trade-off: frames and torn writes are left to the WAL's own tests.
+its write may have been finished without being reported. A torn write is one frame whose checksum
+does not hold, so it is lost as a whole. Recovery follows `wal_replay`'s rules, by its own code;
+`files` holds it against the log itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from jepsen.sim.loop import Loop, Process
@@ -73,6 +74,12 @@ class Disk:
         base = SnapshotMeta(log.base_index, log.base_term, log.state.conf_state)
         return Recovered(b"", log.state.hard_state, base, log.entries)
 
+    def tear(self, batches: Sequence[Batch]) -> None:
+        """Some of a group's sectors were written: it is lost all the same."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
     def holds(self, index: int, term: int) -> bool:
         """Whether the entry at `index` of `term` is durable here, by itself or in a snapshot."""
         at = index - self._log.base_index - 1
@@ -113,8 +120,13 @@ class DiskWriter:
         """The power is gone; the process's events are lost by themselves."""
         if self._disk.failing:
             return
-        if self._writing and self._loop.random.random() < 0.5:
-            self._disk.append([batch for _, batch in self._writing])
+        if not self._writing:
+            return
+        group = [batch for _, batch in self._writing]
+        if self._loop.random.random() < 0.5:
+            self._disk.append(group)
+        else:
+            self._disk.tear(group)
 
     def _start(self) -> None:
         self._writing, self._queue = self._queue, []

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import TypeVar, cast
 
 from jepsen.sim.aio import SimThread, new_event_loop
 from jepsen.sim.disk import Disk, DiskFailed, DiskWriter
+from jepsen.sim.files import FileBackend, FileDisk
 from jepsen.sim.loop import Loop, Process, Violation
 from jepsen.sim.network import Network
 from jepsen.sim.rpc import Exchange
@@ -105,10 +107,12 @@ class Node:
         observer: Observer,
         snapshot_count: int,
         state: tuple[MemoryBackend, LogState],
+        folder: Path | None = None,
     ) -> None:
         """Args:
         snapshot_count: applied entries between two compactions of the log.
         state: see `bootstrapped` and `joining`.
+        folder: for real files; None: the models of `disk` and `MemoryBackend`.
         """
         tick_ms = round(TICK_MS * loop.random.uniform(0.97, 1.03))
         self.limits = Limits(
@@ -143,7 +147,13 @@ class Node:
         self.published = False
         self.commit_s = COMMIT_S
         self.backend, log_start = state
-        self.disk = Disk(log_start)
+        self.snap_dir = SNAP_DIR
+        if folder is None:
+            self.disk = Disk(log_start)
+        else:
+            self.snap_dir = folder / SNAP_DIR
+            self.disk = FileDisk(log_start, folder / "wal", Random(f"{folder.name} tears"))
+            self.backend = cast(MemoryBackend, FileBackend.create(self.snap_dir, self.backend))
         self.aio = new_event_loop(loop, self.process, name)
         self.calls: dict[Exchange, None] = {}
         """What clients are asking."""
@@ -205,7 +215,7 @@ class Node:
         assert applied is not None
         assert not self.gone
         if recovered.snapshot.index > applied.index:
-            path = str(datadir.received_snapshot(SNAP_DIR, recovered.snapshot.index))
+            path = str(datadir.received_snapshot(self.snap_dir, recovered.snapshot.index))
             if path in self.files:
                 self.observer.count("snapshot installed at a start")
                 self.backend.replace(path)
@@ -225,7 +235,7 @@ class Node:
             self.id,
             cluster,
             cast(LmdbBackend, self.backend),
-            SNAP_DIR,
+            self.snap_dir,
             cast(Wal, None),
             recovered,
             applied,

@@ -12,6 +12,8 @@ from random import Random
 
 CHAOS_S = 30.0
 """Virtual seconds of faults in an ordinary run."""
+FILES_EVERY = 4
+"""One seed in so many runs on real files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,14 @@ class Plan:
     skip: frozenset[int] = frozenset()
     """Faults that are left out, by their number in the run, from 1 on."""
 
+    files: bool | None = None
+    """Whether logs and backends are real files (`jepsen.sim.files`); None: with every fourth seed.
+    The run is the same either way."""
+
+    @property
+    def on_files(self) -> bool:
+        return self.seed % FILES_EVERY == 0 if self.files is None else self.files
+
     def stream(self, part: str) -> Random:
         """The chance of one part of the run. A text seeds it: the same with every hash seed."""
         return Random(f"{self.seed}/{part}")
@@ -59,4 +69,6 @@ class Plan:
             words.append(f"--without {','.join(sorted(self.without))}")
         if self.skip:
             words.append(f"--skip {','.join(map(str, sorted(self.skip)))}")
+        if self.files is not None:
+            words.append("--files" if self.files else "--no-files")
         return " ".join(words)

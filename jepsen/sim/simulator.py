@@ -7,8 +7,11 @@ the end. `run` returns what happened, or raises `Violation` with the seed and th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jepsen.sim.checks import Checks
 from jepsen.sim.faults import Faults
@@ -63,6 +66,7 @@ class Simulation:
         self.loop = Loop(plan.seed)
         random = plan.stream("cluster")
         self.network = Network(self.loop)
+        self._folder = TemporaryDirectory(prefix="sim-", dir=_memory()) if plan.on_files else None
         drawn = random.choice((3, 3, 3, 4, 5, 5, 7, 1))
         initial = {f"n{i}": (f"http://n{i}",) for i in range(1, (plan.members or drawn) + 1)}
         self.checks = Checks(self.loop, Cluster.bootstrap(MemoryBackend(), initial, "sim"))
@@ -100,6 +104,7 @@ class Simulation:
             self.checks,
             self._snapshot_count,
             state,
+            Path(self._folder.name) / name if self._folder is not None else None,
         )
         self.nodes.append(node)
         self.network.endpoints[member_id] = node
@@ -132,6 +137,10 @@ class Simulation:
         """End what still runs; nothing may be left to the garbage collector's time."""
         for node in self.nodes:
             node.aio.bury()
+            node.disk.close()
+            node.backend.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def outcome(self) -> Outcome:
         """What happened so far."""
@@ -219,6 +228,11 @@ class Simulation:
             if watcher.missing():
                 return f"{watcher.name} has seen up to {watcher.next_revision}"
         return ""
+
+
+def _memory() -> str | None:
+    """A folder in memory, where files are fast and nothing needs to last."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def run(plan: Plan) -> Outcome:

@@ -1,4 +1,4 @@
-"""The option that repeats one seed: ``python -m pytest tests/sim -k promises --sim-seed=17``."""
+"""The option that repeats one seed: ``python -m pytest tests/sim -k one_seed --sim-seed=17``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from tests.sim.test_requests import STORIES
 
-SEEDS = 30
-"""Seeds of an ordinary run; more: ``make sim SEEDS=1000``."""
+SEEDS = 4
+"""Seeds that are run one by one; `test_simulator` runs hundreds more on all cores."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
