@@ -220,7 +220,7 @@ class Checks(Observer):
                 f"{value.value!r} was written at {revision} although the client was told"
                 f" {self.refused[value.value]!r}"
             )
-        if value.value in self.values:
+        if value.value and value.value in self.values:  # keys of locks have no value
             raise Violation(f"{value.value!r} was written twice, at {revision} the second time")
         expected_create = previous.create_revision if previous is not None else revision
         expected_version = previous.version + 1 if previous is not None else 1

@@ -121,7 +121,7 @@ def test_periodic_check_names_the_member_that_differs(tmp_path: Path) -> None:
         )
 
 
-def test_flipped_bit_is_never_served(tmp_path: Path) -> None:
+def test_scenario_34_flipped_bit_is_never_served(tmp_path: Path) -> None:
     """Scenario 34: on a running member the read fails and the member is named; it does not start
     again on the damaged file; the others serve the value."""
     with Cluster(3, tmp_path) as cluster:

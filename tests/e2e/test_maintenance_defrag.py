@@ -93,7 +93,7 @@ def test_defragmentation_gives_space_back_and_changes_nothing(tmp_path: Path) ->
         cluster.wait_equal_hashes()
 
 
-def test_members_killed_while_they_defragment_lose_nothing(tmp_path: Path) -> None:
+def test_scenario_14685_members_killed_while_they_defragment_lose_nothing(tmp_path: Path) -> None:
     """MNT-18, scenario 24 (etcd-io/etcd 14685): kill -9 in the middle of it, on every member, under
     load; what was half copied is gone after the restart."""
     with three_members(tmp_path) as cluster:
@@ -137,7 +137,7 @@ def _try_defragment(client: Client) -> None:
         return
 
 
-def test_defragmentation_beside_the_receipt_of_a_snapshot(tmp_path: Path) -> None:
+def test_scenario_20271_defragmentation_beside_the_receipt_of_a_snapshot(tmp_path: Path) -> None:
     """MNT-18, scenario 25 (etcd-io/etcd 20271): a member that catches up by a snapshot is asked to
     defragment all the while; it ends with the data of the others, whichever file came last."""
     with three_members(tmp_path, "--snapshot-count=50", "--snapshot-catchup-entries=10") as cluster:

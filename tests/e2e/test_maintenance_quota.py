@@ -42,7 +42,7 @@ def alarmed(cluster: Cluster, through: int) -> set[int]:
     return {alarm.memberID for alarm in cluster.client(through).alarm(0, kind=NOSPACE).alarms}
 
 
-def test_full_cluster_says_so_and_finds_the_way_out(small: Cluster) -> None:
+def test_scenario_14254_full_cluster_says_so_and_finds_the_way_out(small: Cluster) -> None:
     """MNT-02, MNT-08, MNT-10, MNT-13, MNT-14, MNT-15, CMP-10, GEN-23: filled through a follower,
     it is refused everywhere, over a kill of all; it deletes, compacts, defragments, disarms, and
     writes again."""

@@ -41,7 +41,7 @@ def test_a_cut_loses_what_was_not_synced_and_nothing_else(tmp_path: Path) -> Non
         made.remove()
 
 
-def test_twenty_cuts_lose_no_acknowledged_write(tmp_path: Path) -> None:
+def test_scenario_14143_twenty_cuts_lose_no_acknowledged_write(tmp_path: Path) -> None:
     """One member or all of them at once, at any moment."""
     report = cut_again_and_again(tmp_path, cuts=CUTS, seed=11, say=lambda line: None)
     assert report.verdict.validity is Validity.VALID, report.verdict.findings

@@ -89,7 +89,7 @@ def test_a_stranger_neither_commits_nor_proposes_nor_reads(kind: MessageKind) ->
     assert (leader.last_index, leader.has_ready(), settle(leader)) == (1, False, [])
 
 
-def test_a_strangers_acknowledgements_do_not_count() -> None:
+def test_scenario_17813_a_strangers_acknowledgements_do_not_count() -> None:
     leader = elected(make())
     for stranger in (7, 8, 9):
         ack(leader, stranger)

@@ -171,7 +171,7 @@ def test_a_new_leader_commits_in_its_term_before_it_changes_the_configuration() 
     assert leader.log.slice(leader.last_index, leader.last_index + 1, 1)[0][1] == CONF_CHANGE
 
 
-def test_one_change_at_a_time_until_it_is_applied() -> None:
+def test_scenario_7625_one_change_at_a_time_until_it_is_applied() -> None:
     leader = _settled_leader()
     leader.propose_conf_change(change((VOTER, 4)))
     assert _refused(leader, change((VOTER, 5))) is DropReason.CONF_CHANGE_PENDING
@@ -351,7 +351,7 @@ def test_two_members_can_lose_one_though_only_the_removed_leader_knew_it_was_com
 
 
 @pytest.mark.parametrize(("commit_term", "commit"), [(1, 2), (2, 0)])
-def test_an_answer_to_a_vote_commits_only_the_very_entry_it_names(
+def test_scenario_38_an_answer_to_a_vote_commits_only_the_very_entry_it_names(
     commit_term: int, commit: int
 ) -> None:
     candidate = make(log=(1, 1), term=3)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from jepsen.sim.node import Node
+from jepsen.sim.rpc import Status, unary
 from kvstore.errors import EtcdError
 from kvstore.mvcc.watch_stream import WatchStream
 from kvstore.node.member import Result
@@ -87,6 +88,17 @@ def guarded_put(
     return bool(rpc_pb2.TxnResponse.FromString(answer).succeeded)
 
 
+def call(story: Story, node: Node, path: str, request: Message) -> list[tuple[Status, bytes]]:
+    """Begin a unary call; the list gets its status and response."""
+    answers: list[tuple[Status, bytes]] = []
+
+    def done(status: Status, response: bytes) -> None:
+        answers.append((status, response))
+
+    unary(story.simulation.loop, node, path, "client", request.SerializeToString(), done)
+    return answers
+
+
 def leader_of(story: Story, among: Sequence[Node]) -> Node:
     """Wait for a leader that ends leases among some members."""
     story.until(lambda: any(node.up and node.lessor.is_primary for node in among))
@@ -103,6 +115,8 @@ class Watch:
         """(revision, key) of each event, in the order received."""
         self.progress: list[tuple[int, int]] = []
         """(revision, number of events before it) of each report of progress."""
+        self.responses: list[list[int]] = []
+        """The revisions in each response with events."""
         request = rpc_pb2.WatchCreateRequest(
             key=b"\0", range_end=b"\0", start_revision=start_revision, progress_notify=True
         )
@@ -118,7 +132,9 @@ class Watch:
             response = rpc_pb2.WatchResponse.FromString(data)
             assert not response.canceled, response
             self.events += [(event.kv.mod_revision, event.kv.key) for event in response.events]
-            if not response.events:
+            if response.events:
+                self.responses.append([event.kv.mod_revision for event in response.events])
+            else:
                 self.progress.append((response.header.revision, len(self.events)))
 
     def has(self, revision: int) -> bool:

@@ -72,7 +72,7 @@ def _ignore(result: Result) -> None:
     """An alarm that did not come about is tried again by the next event."""
 
 
-def test_members_agree_while_one_is_full_and_alarms_come_and_go() -> None:
+def test_scenario_14884_members_agree_while_one_is_full_and_alarms_come_and_go() -> None:
     """MNT-08, MNT-16: the state of all members is compared, alarms included, entry by entry."""
     full, strange = 0, 0
     for seed in range(4):

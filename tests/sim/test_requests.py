@@ -28,8 +28,8 @@ STORIES: list[Story] = []
 class Story:
     """Three members with a leader, no clients, no faults but those that the test makes."""
 
-    def __init__(self, seed: int) -> None:
-        self.simulation = Simulation(Plan(seed, members=3))
+    def __init__(self, seed: int, *, files: bool = False) -> None:
+        self.simulation = Simulation(Plan(seed, members=3, files=files))
         self.nodes = self.simulation.nodes
         STORIES.append(self)
         for node in self.nodes:

@@ -34,7 +34,7 @@ def damaged(path, wanted):
     return LmdbBackend(path)
 
 
-def test_a_flipped_bit_in_a_value_is_never_served_nor_copied(path, tmp_path):
+def test_scenario_34_a_flipped_bit_in_a_value_is_never_served_nor_copied(path, tmp_path):
     """Scenario 34."""
     backend = damaged(path, VALUE)
     assert backend.get(META, b"03") == b"neighbour"

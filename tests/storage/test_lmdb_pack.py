@@ -165,7 +165,7 @@ def test_snapshot_takes_the_place_of_a_file_that_is_being_scanned(
     assert names(tmp_path) == ["db", "db-lock"]
 
 
-def test_no_space_is_an_error_and_the_old_file_serves_on(
+def test_scenario_18810_no_space_is_an_error_and_the_old_file_serves_on(
     backend: LmdbBackend, tmp_path: Path
 ) -> None:
     """Scenario 26 (etcd-io/etcd 18810)."""

@@ -258,7 +258,7 @@ def torn_log(directory, last, segment_bytes=8192):
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_any_sectors_of_the_last_frame_may_be_missing(tmp_path_factory, data):
+def test_scenario_5230_any_sectors_of_the_last_frame_may_be_missing(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("wal")
     value = data.draw(
         st.one_of(
@@ -307,7 +307,7 @@ def test_a_torn_header_that_lies_across_two_sectors_is_cut(tmp_path):
     assert splits >= {8, 16}, "the header's first one and two units in the sector before"
 
 
-def test_a_missing_sector_before_the_last_frame_is_damage(tmp_path):
+def test_scenario_6191_a_missing_sector_before_the_last_frame_is_damage(tmp_path):
     path, _, _ = torn_log(tmp_path, b"last")
     for start, end in frames(path.read_bytes())[:-1]:
         for low, high in chunks(start, end):
