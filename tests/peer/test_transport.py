@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.errors import NO_LEADER, Code, EtcdError
-from kvstore.peer import probe, streams
+from kvstore.peer import probe, snapshots, streams
 from kvstore.peer.handshake import (
     PROTOCOL_VERSION,
     Handshake,
@@ -206,6 +206,46 @@ def test_a_snapshot_arrives_whole_and_both_ends_know(tmp_path: Path) -> None:
             assert message.snapshot == meta
             assert received == content
             assert not file.exists()
+
+    asyncio.run(scenario())
+
+
+def test_a_receiver_that_takes_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IDLE_S: the sender tells Raft, which then tries again."""
+    monkeypatch.setattr(snapshots, "IDLE_S", 0.2)
+
+    async def scenario() -> None:
+        over = asyncio.Event()
+
+        async def stands_still(message: Message, chunks: SnapshotReader) -> None:
+            await over.wait()
+
+        async for first, second in connected():
+            second.handler.receive_snapshot = stands_still  # type: ignore[method-assign]
+            file = tmp_path / "copy"
+            file.write_bytes(bytes(32 << 20))  # more than sockets hold
+            message = Message(MessageKind.SNAPSHOT, 2, 1, term=2, snapshot=SnapshotMeta(7, 2))
+            first.transport.send_snapshot(message, file)
+            async with asyncio.timeout(10):
+                assert await first.handler.sent.get() == (2, False)
+            over.set()
+
+    asyncio.run(scenario())
+
+
+def test_a_sender_that_stops_in_the_middle_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IDLE_S: whoever sends the next snapshot must not wait for it."""
+    monkeypatch.setattr(snapshots, "IDLE_S", 0.05)
+
+    async def scenario() -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(b"half")
+        chunks = SnapshotReader(reader, 8)
+        assert await chunks.read() == b"half"
+        with pytest.raises(TimeoutError):
+            await chunks.read()
 
     asyncio.run(scenario())
 
