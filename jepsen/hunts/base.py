@@ -156,7 +156,7 @@ def hunt(hunted: Hunt, server: Server, directory: Path | None = None) -> Result:
     began = time.monotonic()
     tries, seen = 0, ""
     with tempfile.TemporaryDirectory(prefix="hunt-", ignore_cleanup_errors=True) as scratch:
-        made = hunted.drive(Ground(server, (directory or Path(scratch)) / hunted.name))
+        made = hunted.drive(Ground(server, _fresh(directory, hunted.name) or Path(scratch)))
         try:
             for seen in made:
                 tries += 1
@@ -170,3 +170,10 @@ def hunt(hunted: Hunt, server: Server, directory: Path | None = None) -> Result:
     return Result(
         hunted.name, str(server), outcome, seen, tries, round(time.monotonic() - began, 1)
     )
+
+
+def _fresh(directory: Path | None, name: str) -> Path | None:
+    if directory is None:
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))

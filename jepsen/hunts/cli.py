@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from jepsen.hunts import compactions, watches
+from jepsen.hunts import compactions, leases, snapshots, watches
 from jepsen.hunts.base import Hunt, Outcome, Result, Server, hunt
 
-HUNTS: Final[dict[str, Hunt]] = {made.name: made for made in (*watches.HUNTS, *compactions.HUNTS)}
+_ALL: Final = (*watches.HUNTS, *compactions.HUNTS, *snapshots.HUNTS, *leases.HUNTS)
+HUNTS: Final[dict[str, Hunt]] = {made.name: made for made in _ALL}
 RESULTS: Final = Path("docs/hunts.json")
 DOCUMENT: Final = Path("docs/reliability.md")
 BEGIN: Final = "<!-- hunts: begin -->"
