@@ -26,6 +26,7 @@ class Defragmenter:
         running: whether one is under way.
         duration: how long each took, seconds.
         on_change: called with `running` when that changes.
+        on_damage: is told of damaged data that one met.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Defragmenter:
         self.running = False
         self.duration = Histogram(DURATION_BUCKETS)
         self.on_change: Callable[[bool], None] = lambda running: None
+        self.on_damage: Callable[[CorruptBackend], None] = lambda error: None
         self._thread = thread
         self._backend = backend
         self._fatal = fatal
@@ -74,6 +76,8 @@ class Defragmenter:
             await self._thread.defragment(lambda: self._stopping)
         except (CopyFailed, CorruptBackend) as error:
             log.warning("failed to defragment: %s", error)
+            if isinstance(error, CorruptBackend):
+                self.on_damage(error)
             return EtcdError(Code.UNKNOWN, str(error))
         except Exception as error:
             self._fatal(error)

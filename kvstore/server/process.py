@@ -220,6 +220,7 @@ class Server:
         self.router = self.front.router
         register_services(self.router, self)
         self.corruption = CorruptionChecker(self.core, self.calls, self.maintenance.hashed)
+        self.defragmenter.on_damage = self.corruption.damaged
 
     # What reaches the outside.
 
@@ -570,6 +571,7 @@ class Server:
             meta, size = await self.backend_thread.run(partial(self._copy, path))
         except (OSError, StorageError) as error:
             log.error("could not make a snapshot: %s", error)
+            self.corruption.damaged(error)
             path.unlink(missing_ok=True)
             self.member.snapshot_sent(message.to, False)
             return

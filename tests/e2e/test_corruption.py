@@ -121,6 +121,25 @@ def test_periodic_check_names_the_member_that_differs(tmp_path: Path) -> None:
         )
 
 
+def test_defragmentation_that_meets_a_flipped_bit_raises_the_alarm(tmp_path: Path) -> None:
+    """Nobody may ever read the value: who copies the file is the first to see it."""
+    with Cluster(1, tmp_path) as cluster:
+        cluster.start_all()
+        client = cluster.client(0)
+        client.put(KEY, VALUE)
+        data_dir = cluster.members[0].data_dir
+        wait_until(
+            lambda: VALUE in (data_dir / "member" / "snap" / "db").read_bytes(),
+            DEADLINE_SECONDS,
+            "the value is in the file",
+        )
+        flip_bit(data_dir, VALUE)
+        with pytest.raises(grpc.RpcError, match="does not match its checksum"):
+            client.defragment()
+        wait_until(lambda: bool(alarmed(client)), DEADLINE_SECONDS, "a CORRUPT alarm")
+        assert alarmed(client) == [member_id(cluster, 0)]
+
+
 def test_scenario_34_flipped_bit_is_never_served(tmp_path: Path) -> None:
     """Scenario 34: on a running member the read fails and the member is named; it does not start
     again on the damaged file; the others serve the value."""
