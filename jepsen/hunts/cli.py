@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from jepsen.hunts import compactions, leases, snapshots, watches
+from jepsen.hunts import absent, compactions, leases, reads, snapshots, watches
 from jepsen.hunts.base import Hunt, Outcome, Result, Server, hunt
 
-_ALL: Final = (*watches.HUNTS, *compactions.HUNTS, *snapshots.HUNTS, *leases.HUNTS)
-HUNTS: Final[dict[str, Hunt]] = {made.name: made for made in _ALL}
+_MODULES: Final = (watches, compactions, snapshots, leases, reads, absent)
+HUNTS: Final[dict[str, Hunt]] = {made.name: made for module in _MODULES for made in module.HUNTS}
 RESULTS: Final = Path("docs/hunts.json")
 DOCUMENT: Final = Path("docs/reliability.md")
 BEGIN: Final = "<!-- hunts: begin -->"

@@ -15,7 +15,7 @@ BATCH: Final = 50
 FIRST_KILL_S: Final = 0.010
 LAST_KILL_S: Final = 0.040
 """A step takes a sync of the disk and then rests for 10 ms: two steps are over in this time."""
-KILLS: Final = 60
+KILLS: Final = 40
 
 
 def _kill_s(number: int) -> float:

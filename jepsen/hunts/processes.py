@@ -10,7 +10,7 @@ import queue
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ class Processes(Cluster):
     def __init__(self, size: int, directory: Path, **options: Any) -> None:
         super().__init__(size, directory, **{"flags": FLAGS, **options})
         self._clients: dict[int, Client] = {}
+        self.own_flags: dict[int, Sequence[str]] = {}
+        """Flags of one member, behind those of all."""
+
+    def command(self, number: int) -> list[str]:
+        return [*super().command(number), *self.own_flags.get(number, ())]
 
     def client(self, number: int) -> Client:
         """A kept client of one member alone."""
