@@ -32,7 +32,11 @@ from kvstore.testing.processes import PROGRAM
 RECOVERY_S = 60.0
 """After the healing every member must serve within this time."""
 SAMPLE_S = 0.5
-_CRASH = re.compile(rb"Traceback \(most recent call last\)|\"level\":\"(?:fatal|critical|panic)\"")
+_CRASH = re.compile(
+    rb"Traceback \(most recent call last\)|\"level\":\"(?:fatal|critical|panic)\""
+    rb"|^panic: .*|^fatal error: .*",  # what Go prints
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)

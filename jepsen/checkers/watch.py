@@ -43,6 +43,10 @@ class _Event(NamedTuple):
     create_revision: int
     previous: Any
 
+    def __str__(self) -> str:
+        what = self.key if self.value is None else f"{self.key} = {self.value}"
+        return f"{self.kind} {what} at {self.revision}"
+
 
 @dataclass(slots=True)
 class _Reference:

@@ -51,7 +51,15 @@ class Server:
 
     @classmethod
     def of(cls, binary: str) -> Server:
-        """Ask a binary what it is. Raises ValueError if it does not say so as etcd does."""
+        """Ask a binary what it is.
+
+        Raises:
+            ValueError: it does not say so as etcd does, or is a script in front of a server, whose
+                end under SIGKILL would not be the server's.
+        """
+        with open(binary, "rb") as file:
+            if file.read(2) == b"#!":
+                raise ValueError(f"{binary} is a script: name the program that it starts")
         done = subprocess.run(
             [binary, "--version"],
             capture_output=True,

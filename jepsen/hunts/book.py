@@ -10,7 +10,7 @@ from jepsen.history import Op, Outcome
 from jepsen.hunts.processes import WatchCall
 
 MAX_WORDS = 300
-"""Characters of what is told of findings."""
+"""Characters of what is told of a finding: values may be long."""
 
 
 class Book:
@@ -52,12 +52,12 @@ class Book:
 
     def judge(self) -> str:
         """What the checker has to say against it, "" if nothing."""
-        verdict = watch.check(self._ops)
-        words = "; ".join(f"{finding.kind}: {finding.text}" for finding in verdict.findings[:2])
-        if len(words) > MAX_WORDS:
-            words = f"{words[:MAX_WORDS]} ..."
-        more = len(verdict.findings) - 2
-        return f"{words} (and {more} more)" if more > 0 else words
+        findings = watch.check(self._ops).findings
+        if not findings:
+            return ""
+        words = f"{findings[0].kind}: {findings[0].text}"
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        return f"{words[:MAX_WORDS]}{more}"
 
 
 def _event(event: Any) -> list[Any]:

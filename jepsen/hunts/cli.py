@@ -52,7 +52,11 @@ def main(arguments: Sequence[str]) -> int:
         if name not in HUNTS:
             sys.stderr.write(f"--only: {name!r} is none of {', '.join(HUNTS)}\n")
             return 2
-    server = Server.of(options.binary) if options.binary else Server()
+    try:
+        server = Server.of(options.binary) if options.binary else Server()
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"--binary: {error}\n")
+        return 2
     results = []
     for name in names:
         if options.cheap and not HUNTS[name].cheap:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jepsen.hunts.base import Hunt, Outcome, Result, Server, hunt
-from jepsen.hunts.cli import HUNTS, read, remember, table
+from jepsen.hunts.cli import HUNTS, main, read, remember, table
 from tests.clients.install import ETCD_34
 
 CHEAP = [made for made in HUNTS.values() if made.cheap]
@@ -46,6 +46,15 @@ def test_results_are_kept_beside_those_of_other_servers(tmp_path: Path) -> None:
     assert "lost \\| event" in text
 
 
-def test_what_is_no_etcd_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not print an etcd version"):
-        Server.of("/bin/true")
+def test_what_is_no_etcd_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "etcd"
+    script.write_text("#!/bin/sh\n")
+    for binary, reason in (
+        ("/bin/true", "does not print an etcd version"),
+        (str(script), "is a script"),
+        (str(tmp_path / "missing"), "No such file"),
+    ):
+        assert main(["--binary", binary]) == 2
+        assert reason in capsys.readouterr().err
+    assert main(["--only", "dragons"]) == 2
+    assert "'dragons' is none of 18089" in capsys.readouterr().err
