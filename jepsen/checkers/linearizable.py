@@ -11,19 +11,26 @@ not taken effect lets any of the pending ones take effect until it has; those th
 up. No configuration left: not linearizable. The cost grows with concurrency on one key, not with
 the history's length.
 
+What changes nothing where it fits (a read of the state, a compare that fails) takes effect at once
+and without alternatives: that can never be in the way of anything.
+
 An operation of unknown outcome stays pending for ever and would double the configurations each
-time. Two things keep that down: what later operations settle is settled first (`_settle`), and a
-configuration is dropped for another of the same state that needed fewer open operations, since
-whatever follows is possible there too. The trade-off: the budget counts configurations; once it is
-spent the verdict is unknown, never valid.
+time. Three things keep that down. What later operations settle is settled first (`_settle`): a
+value that was seen was written before. A value that nobody saw is as good as any other such value,
+so these are one state, UNSEEN, and of the operations that lead there (*spares*) only the first is
+tried, and only where a compare that failed needs another state than there is. And a configuration
+is dropped for another of the same state that needed fewer open operations, since whatever follows
+is possible there too. The trade-off: the budget counts configurations; once it is spent the verdict
+is unknown, never valid.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from itertools import chain, pairwise
 from typing import Any, Final, NamedTuple
 
 from jepsen.history import Op, Outcome
@@ -36,6 +43,14 @@ FOREVER: Final = 1 << 100
 """End of an operation that may still take effect."""
 
 READ, WRITE, CAS = "read", "write", "cas"
+
+
+class _Unseen(Enum):
+    VALUE = "a value that nobody saw"
+
+
+UNSEEN: Final = _Unseen.VALUE
+"""State of a register after an open operation that wrote what nobody saw."""
 
 
 class _BudgetSpent(Exception):
@@ -52,6 +67,13 @@ class _Call:
     start: int
     end: int
     op: Op
+    spare: bool = False
+    """It leads to UNSEEN, if it takes effect at all."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether it only looks: a read, or a compare that failed."""
+        return self.f == READ or (self.f == CAS and self.end != FOREVER and self.result is False)
 
 
 class _Config(NamedTuple):
@@ -123,42 +145,121 @@ def _written(call: _Call) -> Any:
 
 
 def _settle(calls: list[_Call], initial: Any) -> list[_Call]:
-    """Decide open writes by what others saw, where that is certain.
+    """Decide open operations by what others saw, where that is certain.
 
     A value that exactly one operation can have written, and that was seen, was written before the
-    first one who saw it had ended. One that nobody saw is left out, if nobody can have seen its
-    absence either: no compare failed or is open, so only reads look, and a write that no read
-    follows directly changes no answer.
+    first one who saw it had ended; an open compare-and-set that is settled so has seen what it
+    expected. One that nobody saw makes a spare, unless a compare that failed tells that value from
+    others. What expects such a value leads from UNSEEN to UNSEEN: it is left out.
     """
-    writers: dict[Any, int] = defaultdict(int)
-    for call in calls:
-        if call.f != READ:
-            writers[_written(call)] += 1
+    writers = Counter(_written(call) for call in calls if call.f != READ)
+    refuted = {call.value[0] for call in calls if call.f == CAS and call.looks}
+
+    def unique(value: Any) -> bool:
+        return writers[value] == 1 and value != initial
+
     seen: dict[Any, int] = {}
-    compares = False
     for call in calls:
-        if call.f == READ:
-            witnessed = call.result
-        elif call.f == CAS and call.end != FOREVER and call.result is not False:
-            witnessed = call.value[0]
-        else:
-            compares = compares or call.f == CAS
-            continue
-        seen[witnessed] = min(seen.get(witnessed, FOREVER), call.end)
-    settled = []
-    for call in calls:
-        if call.end == FOREVER:
-            value = _written(call)
-            unique = writers[value] == 1 and value != initial
-            if unique and value in seen:
-                call = replace(call, end=max(seen[value], call.start))
-            elif unique and not compares:
+        _witness(call, seen)
+    settled = dict[int, _Call]()
+    waiting = [number for number, call in enumerate(calls) if call.end == FOREVER]
+    while True:
+        found = [n for n in waiting if unique(value := _written(calls[n])) and value in seen]
+        if not found:
+            break
+        for number in found:
+            call = calls[number]
+            end = max(seen[_written(call)], call.start)
+            settled[number] = replace(call, end=end, result=True if call.f == CAS else call.result)
+            _witness(settled[number], seen)
+        waiting = [number for number in waiting if number not in settled]
+    unseen = {
+        value for n in waiting if unique(value := _written(calls[n])) and value not in refuted
+    }
+    kept = []
+    for number, call in enumerate(calls):
+        call = settled.get(number, call)
+        if call.end == FOREVER and _written(call) in unseen:
+            if call.f == CAS and call.value[0] in unseen:
                 continue
-        settled.append(call)
-    return settled
+            value = (call.value[0], UNSEEN) if call.f == CAS else UNSEEN
+            call = replace(call, value=value, spare=True)
+        kept.append(call)
+    return kept
+
+
+def _witness(call: _Call, seen: dict[Any, int]) -> None:
+    """Note the value that a call is certain to have seen, and the end of the first who saw it."""
+    if call.f == READ:
+        value = call.result
+    elif call.f == CAS and call.end != FOREVER and call.result is not False:
+        value = call.value[0]
+    else:
+        return
+    seen[value] = min(seen.get(value, FOREVER), call.end)
 
 
 # -- search --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The calls under way, by number, apart as the search treats them."""
+
+    calls: Sequence[_Call]
+    looking: set[int] = field(default_factory=set)
+    writing: set[int] = field(default_factory=set)
+    spares: defaultdict[Any, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Expected value, or UNSEEN for one that takes any -> spares by start."""
+
+    def add(self, number: int) -> None:
+        call = self.calls[number]
+        if call.spare:
+            self.spares[call.value[0] if call.f == CAS else UNSEEN].append(number)
+        else:
+            (self.looking if call.looks else self.writing).add(number)
+
+    def remove(self, number: int) -> None:
+        self.looking.discard(number)
+        self.writing.discard(number)
+
+    def looked(self, config: _Config) -> _Config:
+        """The configuration after all that only look, and find what they say, have looked."""
+        found = [
+            number
+            for number in self.looking
+            if number not in config.closed and _step(self.calls[number], config.state)[1]
+        ]
+        return config._replace(closed=config.closed.union(found)) if found else config
+
+    def following(self, config: _Config) -> Iterator[_Config]:
+        """The configurations after one more call took effect."""
+        state, closed, open_ = config
+        for number in self.writing:
+            if number in closed or number in open_:
+                continue
+            after, possible = _step(self.calls[number], state)
+            if not possible:
+                continue
+            if self.calls[number].end != FOREVER:
+                yield _Config(after, closed | {number}, open_)
+            elif after != state:
+                yield _Config(after, closed, open_ | {number})
+        spare = self._spare(config)
+        if spare is not None:
+            yield _Config(UNSEEN, closed, open_ | {spare})
+
+    def _spare(self, config: _Config) -> int | None:
+        """The spare to use now, if one may help: the least useful for later, which is one that
+        expects this very state, else the oldest that takes any."""
+        state, closed, open_ = config
+        if not self.spares or not any(
+            self.calls[number].f == CAS and self.calls[number].value[0] == state
+            for number in self.looking - closed
+        ):
+            return None
+        fitting = chain(self.spares.get(state, ()), self.spares.get(UNSEEN, ()))
+        return next((number for number in fitting if number not in open_), None)
 
 
 class _Search:
@@ -175,21 +276,19 @@ class _Search:
             if call.end != FOREVER:
                 events.append((call.end, 1, number))
         events.sort()  # at one moment starts come first: such operations may be in either order
-        pending: set[int] = set()
+        pending = _Pending(calls)
         configs = {_Config(initial, frozenset(), frozenset())}
         for _, is_end, number in events:
             if not is_end:
                 pending.add(number)
                 continue
-            configs = self._effect(calls, pending, configs, number)
+            configs = self._effect(pending, configs, number)
             if not configs:
                 return number
-            pending.discard(number)
+            pending.remove(number)
         return None
 
-    def _effect(
-        self, calls: Sequence[_Call], pending: set[int], configs: set[_Config], wanted: int
-    ) -> set[_Config]:
+    def _effect(self, pending: _Pending, configs: set[_Config], wanted: int) -> set[_Config]:
         """Let pending calls take effect in every possible order until ``wanted`` has."""
         looked: dict[tuple[Any, frozenset[int]], list[frozenset[int]]] = {}
         reached: set[_Config] = set()
@@ -201,7 +300,7 @@ class _Search:
             level = min(by_open)
             stack = by_open.pop(level)
             while stack:
-                config = stack.pop()
+                config = pending.looked(stack.pop())
                 others = looked.setdefault((config.state, config.closed), [])
                 if any(other <= config.open for other in others):
                     continue
@@ -212,25 +311,10 @@ class _Search:
                 if wanted in config.closed:
                     reached.add(config._replace(closed=config.closed - {wanted}))
                     continue
-                for following in _following(calls, pending, config):
+                for following in pending.following(config):
                     used = len(following.open)
                     (stack if used == level else by_open[used]).append(following)
         return reached
-
-
-def _following(calls: Sequence[_Call], pending: set[int], config: _Config) -> Iterator[_Config]:
-    """The configurations after one more pending call took effect."""
-    state, closed, open_ = config
-    for number in pending:
-        if number in closed or number in open_:
-            continue
-        after, possible = _step(calls[number], state)
-        if not possible:
-            continue
-        if calls[number].end != FOREVER:
-            yield _Config(after, closed | {number}, open_)
-        elif after != state:
-            yield _Config(after, closed, open_ | {number})
 
 
 def _step(call: _Call, state: Any) -> tuple[Any, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from jepsen import history
 from jepsen.checkers import linearizable
 from jepsen.history import Op, Outcome
 from jepsen.verdict import Validity
+from tests.jepsen.served import serve_registers
 
 
 def op(
@@ -108,6 +110,33 @@ def test_it_agrees_with_brute_force(ops: list[Op]) -> None:
     assert linearizable.check(ops).validity is expected
 
 
+@st.composite
+def histories_with_open_ends(draw: st.DrawFn) -> list[Op]:
+    """Values that one operation alone writes, and every other outcome unknown."""
+    ops = []
+    for fresh in range(10, 10 + draw(st.integers(2, 7))):
+        start = draw(st.integers(0, 12))
+        end = start + draw(st.integers(0, 6))
+        known = st.none() | st.integers(10, 15)
+        f = draw(st.sampled_from(("read", "write", "cas", "cas")))
+        outcome = draw(st.sampled_from((Outcome.OK, Outcome.INFO)))
+        if f == "read":
+            ops.append(read(draw(known), start, end))
+        elif f == "write":
+            ops.append(write(fresh, start, end, outcome))
+        else:
+            result = draw(st.booleans()) if outcome is Outcome.OK else None
+            ops.append(cas(draw(known), fresh, start, end, result))
+    return ops
+
+
+@given(histories_with_open_ends())
+@settings(max_examples=250, deadline=None)
+def test_it_agrees_with_brute_force_where_much_is_open(ops: list[Op]) -> None:
+    expected = Validity.VALID if brute_force(ops) else Validity.INVALID
+    assert linearizable.check(ops).validity is expected
+
+
 @pytest.mark.parametrize(
     ("ops", "validity"),
     [
@@ -153,6 +182,14 @@ def test_a_spent_budget_is_unknown_not_valid() -> None:
     verdict = linearizable.check(ops, budget=1000)
     assert verdict.validity is Validity.UNKNOWN
     assert "1000" in verdict.note
+
+
+def test_open_operations_of_a_long_history_cost_little() -> None:
+    """One in ten is open, on keys with 2,000 operations each; what 50,000 take: python -m
+    tests.bench.checkers."""
+    ops = serve_registers(Random(7), 6_000, clients=8, keys=3)
+    assert sum(one.outcome is Outcome.INFO for one in ops) > 500
+    assert linearizable.check(ops, budget=100_000).validity is Validity.VALID
 
 
 def test_many_open_writes_that_nobody_saw_cost_nothing() -> None:
