@@ -6,6 +6,8 @@ outcome is known or honestly unknown.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -155,17 +157,35 @@ class Connection:
             raise Failed(Outcome.INFO, "the keepalive stream ended")
         return int(answer.TTL)
 
-    async def watch(self, create: Any) -> AsyncIterator[Any]:
-        """Yield the responses of one watcher on a stream of its own, until it breaks: `Failed`."""
+    async def watch(self, create: Any, ask_s: float = 0.0) -> AsyncIterator[Any]:
+        """Yield the responses of one watcher on a stream of its own, until it breaks: `Failed`.
+
+        Args:
+            ask_s: seconds between two requests for progress; 0: none.
+        """
         call = self._watch()
+        asking: asyncio.Task[None] | None = None
         try:
             await call.write(rpc_pb2.WatchRequest(create_request=create))
+            if ask_s:
+                asking = asyncio.create_task(_ask_for_progress(call, ask_s))
             async for response in call:
                 yield response
         except grpc.RpcError as error:
             raise failed(error) from None
         finally:
+            if asking is not None:
+                asking.cancel()
             call.cancel()
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+async def _ask_for_progress(call: Any, period_s: float) -> None:
+    """Ask on a watch stream, until it ends; who reads it is told why."""
+    progress = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+        while True:
+            await asyncio.sleep(period_s)
+            await call.write(progress)

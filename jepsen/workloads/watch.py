@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jepsen.chaos.client import Connection, Failed
 from jepsen.chaos.recorder import Recorder, blank
 from jepsen.checkers import watch
-from jepsen.history import Op, Outcome
-from jepsen.verdict import Verdict
+from jepsen.history import Fault, Op, Outcome, Record
+from jepsen.verdict import Validity, Verdict
 from jepsen.workloads.base import Workload
 from kvstore.pb import kv_pb2, rpc_pb2
 
@@ -19,6 +20,7 @@ WATCHERS = 6
 PREFIX = "watch/"
 LAST = "watch/~last"
 RETRY_S = 0.1
+FOREVER = 1 << 62
 FINISH_S = 60.0
 """How long watchers may take to see the last write after everything was healed."""
 
@@ -45,12 +47,40 @@ class Watch(Workload):
             await self.recorder.op(op, lambda o: self._delete(o, connection))
             return
         self._count += 1
+        if self.random.random() < 0.2:
+            await self._put_some(client, connection)
+            return
         op = blank(client, self.name, "put", key, str(self._count), connection.name)
         await self.recorder.op(op, lambda o: self._put(o, connection))
 
     async def _put(self, op: Op, connection: Connection) -> None:
         answer = await connection.call("put", key=op.key.encode(), value=op.value.encode())
         op.revision = answer.header.revision
+
+    async def _put_some(self, client: int, connection: Connection) -> None:
+        """Several keys at one revision, which no response may tear apart: an operation a key."""
+        numbers = self.random.sample(range(KEYS), self.random.randint(2, KEYS))
+        value = str(self._count)
+        ops = [
+            blank(client, self.name, "put", f"{PREFIX}{number}", value, connection.name)
+            for number in numbers
+        ]
+
+        async def put(first: Op) -> None:
+            puts = [
+                rpc_pb2.RequestOp(
+                    request_put=rpc_pb2.PutRequest(key=op.key.encode(), value=value.encode())
+                )
+                for op in ops
+            ]
+            answer = await connection.call("txn", success=puts)
+            first.revision = answer.header.revision
+
+        first = await self.recorder.op(ops[0], put)
+        for op in ops[1:]:
+            op.start, op.end, op.outcome = first.start, first.end, first.outcome
+            op.revision, op.error = first.revision, first.error
+        self.recorder.records += ops[1:]
 
     async def _delete(self, op: Op, connection: Connection) -> None:
         answer = await connection.call("delete", key=op.key.encode())
@@ -68,9 +98,11 @@ class Watch(Workload):
             op = blank(client, self.name, "watch", PREFIX, [next_revision], connection.name)
             op.result = []
             op.start = self.recorder.now()
-            next_revision, finished = await self._stream(op, connection, next_revision)
-            op.end, op.outcome = self.recorder.now(), Outcome.INFO
-            self.recorder.records.append(op)
+            try:
+                next_revision, finished = await self._stream(op, connection, next_revision)
+            finally:  # also of one that never saw the end
+                op.end, op.outcome = self.recorder.now(), Outcome.INFO
+                self.recorder.records.append(op)
             await asyncio.sleep(RETRY_S)
 
     async def _stream(self, op: Op, connection: Connection, next_revision: int) -> tuple[int, bool]:
@@ -89,7 +121,7 @@ class Watch(Workload):
                     return max(next_revision, int(response.compact_revision)), False
                 if response.created:
                     continue
-                events = [_event(event) for event in response.events]
+                events = [event_record(event) for event in response.events]
                 op.result.append([response.header.revision, events])
                 shown = events[-1][0] if events else response.header.revision
                 next_revision = max(next_revision, shown + 1)
@@ -112,10 +144,28 @@ class Watch(Workload):
         await asyncio.gather(*late, return_exceptions=True)
 
     def judge(self, ops: Sequence[Op]) -> list[Verdict]:
-        return [watch.check(ops)]
+        verdict = watch.check(ops, compactions=compactions(self.recorder.records))
+        streams = [op for op in ops if op.workload == self.name and op.f == "watch"]
+        for last in (op for op in ops if op.workload == self.name and op.key == LAST):
+            if last.outcome is Outcome.OK and last.f == "put":
+                verdict.findings += watch.check_caught_up(streams, last)
+        if verdict.findings:
+            verdict.validity = Validity.INVALID
+        return [verdict]
 
 
-def _event(event: kv_pb2.Event) -> list[Any]:
+def compactions(records: Iterable[Record]) -> list[int]:
+    """All revisions that a run compacted at, as its faults tell."""
+    found = []
+    for record in records:
+        if isinstance(record, Fault) and "compact" in record.name:
+            at = re.search(r"\bat (\d+)", record.detail)
+            found.append(int(at[1]) if at else FOREVER)
+    return found
+
+
+def event_record(event: kv_pb2.Event) -> list[Any]:
+    """An event as it is in a history (see `checkers.watch`)."""
     kv = event.kv
     put = event.type == kv_pb2.Event.PUT
     previous = event.prev_kv.value.decode() if event.HasField("prev_kv") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -84,8 +85,20 @@ MUTATIONS: dict[str, tuple[Callable[[Responses], None], str]] = {
     "split": (split, "revision split"),
     "other value": (lambda r: r[2][1][0].__setitem__(3, "?"), "watchers disagree"),
     "other previous": (lambda r: r[5][1][0].__setitem__(6, "?"), "wrong prev_kv"),
+    "no previous": (lambda r: r[5][1][0].__setitem__(6, None), "prev_kv missing"),
+    "other key": (lambda r: r[5][1][0].__setitem__(2, "b"), "event of another range"),
+    "too old": (lambda r: r.insert(0, [1, [[1, "PUT", "a", "v0", 1, 1, None]]]),
+                "event before the start"),
+    "made up": (lambda r: r.append([99, [[99, "PUT", "a", "?", 9, 2, "v9"]]]),
+                "event out of nowhere"),
+    "failed": (lambda r: r.append([99, [[99, "PUT", "a", "no", 9, 2, "v9"]]]),
+               "failed write is there"),
+    "deleted": (lambda r: r.append([99, [[99, "DELETE", "a", None, 0, 0, "v9"]]]),
+                "event out of nowhere"),
+    "version": (lambda r: r[5][1][0].__setitem__(4, 9), "wrong version"),
+    "early": (lambda r: r[5].__setitem__(0, 3), "event from the future"),
     "create": (lambda r: r[5][1][0].__setitem__(5, r[5][1][0][0]), "wrong is_create"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -102,17 +115,49 @@ def test_each_fault_is_named(name: str) -> None:
         ops.append(event)  # type: ignore[arg-type]
     events = [[e[0], [e]] for e in ops[1::2]]  # type: ignore[index]
     writers = ops[::2]
+    writers.append(Op(1, "watch", "put", "a", "no", 50, 51, Outcome.FAIL))
     mutate, kind = MUTATIONS[name]
-    assert watch.check([*writers, _watcher(copy.deepcopy(events))]).validity is Validity.VALID
+    fine = [*writers, _watcher(copy.deepcopy(events))]
+    assert watch.check(fine, compactions=[]).findings == []
     broken = copy.deepcopy(events)
     mutate(broken)
-    verdict = watch.check([*writers, _watcher(broken)])
+    verdict = watch.check([*writers, _watcher(broken)], compactions=[])
     assert kind in {finding.kind for finding in verdict.findings}, verdict.findings
 
 
 def _watcher(responses: Responses) -> Op:
-    return Op(9, "watch", "watch", "a", [1], 0, 100, Outcome.INFO, responses)
+    return Op(9, "watch", "watch", "a", [2], 0, 100, Outcome.INFO, responses)
 
 
 def test_without_watchers_nothing_is_proven() -> None:
     assert watch.check([]).validity is Validity.UNKNOWN
+
+
+def test_a_previous_value_may_be_missing_where_it_was_compacted() -> None:
+    writers = [
+        Op(0, "watch", "put", "a", f"v{r}", r, r + 1, Outcome.OK, None, r) for r in (2, 3, 4)
+    ]
+    events = [[r, "PUT", "a", f"v{r}", r - 1, 2, None] for r in (2, 3, 4)]
+    ops = [*writers, _watcher([[e[0], [e]] for e in events])]
+    assert watch.check(ops, compactions=[4]).findings == []
+    assert watch.check(ops).findings == []
+    (finding,) = watch.check(ops, compactions=[3]).findings
+    assert finding.kind == "prev_kv missing"
+
+
+def test_a_watcher_that_never_gets_the_last_write_is_named() -> None:
+    last = Op(0, "watch", "put", "a", "x", 0, 1, Outcome.OK, None, 2)
+    there = _watcher([[2, [[2, "PUT", "a", "x", 1, 2, None]]]])
+    silent = replace(_watcher([]), client=8)
+    elsewhere = replace(silent, client=7, key="b")
+    assert watch.check_caught_up([there, elsewhere], last) == []
+    (finding,) = watch.check_caught_up([there, silent], last)
+    assert finding.ops == [last, silent]
+
+
+def test_a_resumption_from_where_it_was_before_is_named() -> None:
+    first = _watcher([[2, [[2, "PUT", "a", "x", 1, 2, None]]]])
+    again = replace(first, start=200, end=300)
+    put = Op(0, "watch", "put", "a", "x", 0, 1, Outcome.OK, None, 2)
+    (finding,) = watch.check([put, first, again]).findings
+    assert finding.kind == "resumed too early"
