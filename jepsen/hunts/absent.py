@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from jepsen.hunts.base import Ground, Hunt, NotPossible, Tries
+from jepsen.hunts.base import Ground, Hunt, Tries
+from jepsen.hunts.processes import NotPossible
 
 
 def _never(why: str) -> Callable[[Ground], Tries]:

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from jepsen.hunts.processes import Processes
+from jepsen.hunts.processes import NotPossible, Processes
 from kvstore.testing.processes import PROGRAM
 from kvstore.version import own_version
 
@@ -35,10 +35,6 @@ class Outcome(StrEnum):
     FOUND = "found"
     NOT_SEEN = "not seen"
     NOT_POSSIBLE = "not possible here"
-
-
-class NotPossible(Exception):
-    """The situation cannot be made here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)

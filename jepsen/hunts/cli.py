@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from jepsen.hunts import absent, compactions, leases, reads, snapshots, watches
+from jepsen.hunts import absent, compactions, leases, permissions, reads, snapshots, watches
 from jepsen.hunts.base import Hunt, Outcome, Result, Server, hunt
 
-_MODULES: Final = (watches, compactions, snapshots, leases, reads, absent)
+_MODULES: Final = (watches, compactions, snapshots, leases, reads, permissions, absent)
 HUNTS: Final[dict[str, Hunt]] = {made.name: made for module in _MODULES for made in module.HUNTS}
 RESULTS: Final = Path("docs/hunts.json")
 DOCUMENT: Final = Path("docs/reliability.md")
@@ -76,7 +76,7 @@ def line(result: Result) -> str:
     cost = f"{result.tries} tries, {result.seconds:.1f} s"
     text = f"\n          {result.text}" if result.text else ""
     return (
-        f"{result.hunt:9} {result.outcome.upper():17} {cost:20} {HUNTS[result.hunt].broken}{text}"
+        f"{result.hunt:20} {result.outcome.upper():17} {cost:20} {HUNTS[result.hunt].broken}{text}"
     )
 
 
@@ -118,11 +118,13 @@ def table(results: Iterable[Result]) -> str:
     ]
     for name, made in HUNTS.items():
         cells = " | ".join(_cell(by_place.get((name, server))) for server in servers)
-        lines.append(f"| {name.replace('-', ' ')} | {made.broken} | {cells} |")
+        lines.append(f"| {name} | {made.broken} | {cells} |")
     lines += ["", "What was seen, and why some cannot be had:", ""]
-    for (name, server), result in sorted(by_place.items()):
-        if result.text:
-            lines.append(f"- {name.replace('-', ' ')}, {server}: {_escaped(result.text)}")
+    for name in HUNTS:
+        told = [by_place[name, server] for server in servers if (name, server) in by_place]
+        for text in dict.fromkeys(result.text for result in told if result.text):
+            where = ", ".join(result.server for result in told if result.text == text)
+            lines.append(f"- {name}, {where}: {_escaped(text)}")
     return "\n".join(lines) + "\n"
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from jepsen.hunts.base import Ground, Hunt, NotPossible, Tries
-from jepsen.hunts.processes import PATIENCE_S, Processes, until_answered
+from jepsen.hunts.base import Ground, Hunt, Tries
+from jepsen.hunts.processes import PATIENCE_S, NotPossible, Processes, until_answered
 from kvstore.testing.processes import NotInTime, wait_until
 
 TTL: Final = 6

@@ -34,6 +34,10 @@ FLAGS = (
 )
 
 
+class NotPossible(Exception):
+    """The situation cannot be made here; the text says why."""
+
+
 class Processes(Cluster):
     """A cluster whose members can be asked everything; all flags as in `FLAGS` unless given."""
 
@@ -59,8 +63,9 @@ class Processes(Cluster):
         super().close()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """A generator that is closed has not failed: nothing is printed."""
-        super().__exit__(kind, None if kind is GeneratorExit else error, trace)
+        """Nothing has failed, and nothing is printed, when a hunt is over or cannot be had."""
+        quiet = isinstance(error, GeneratorExit | NotPossible)
+        super().__exit__(kind, None if quiet else error, trace)
 
     @contextmanager
     def cut_off_until_it_needs_a_snapshot(self, number: int, key: bytes) -> Iterator[int]:
