@@ -10,6 +10,7 @@ _USAGE = """Usage:
   python -m jepsen power [options]   cut the power of members (needs root and loop devices)
   python -m jepsen sim [options]     run simulated clusters under faults, from seeds
   python -m jepsen soak [options]    chaos, sim and power by turns, until time is up
+  python -m jepsen check FILE        judge the history of a run again
   python -m jepsen mutants [options] look for servers that are broken on purpose
   python -m jepsen hunts [options]   look for the known bugs of etcd in a server
 """
@@ -30,6 +31,10 @@ def main() -> int:
         from jepsen.sim.cli import main as sim
 
         return sim(words[1:])
+    if words[:1] == ["check"]:
+        from jepsen.check import main as check
+
+        return check(words[1:])
     if words[:1] == ["soak"]:
         from jepsen.soak.cli import main as soak
 

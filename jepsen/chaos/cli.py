@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jepsen.chaos import judging
 from jepsen.chaos.nemesis import FAULTS
 from jepsen.chaos.runner import Plan, Result, run
 from jepsen.mutants.guard import Refused
@@ -91,6 +92,9 @@ def main(arguments: Sequence[str]) -> int:
         directory=directory,
         **extra,
     )
+    if (directory / "members").exists():
+        sys.stderr.write(f"--out: {directory} holds the members of another run\n")
+        return 2
     print(f"seed {seed}, in {directory}", flush=True)
     result = run(plan, say=lambda line: print(line, flush=True))
     sys.stdout.write(summary(result))
@@ -137,10 +141,4 @@ def page(result: Result, command: str) -> str:
 
 def summary(result: Result) -> str:
     """Return the verdicts as text."""
-    lines = [""]
-    for verdict in result.verdicts:
-        note = f"  ({verdict.note})" if verdict.note else ""
-        lines.append(f"{verdict.checker:14} {verdict.validity:8} {verdict.checked:8} checked{note}")
-        lines += [f"    {finding.kind}: {finding.text}" for finding in verdict.findings]
-    lines.append(f"\n{result.validity.upper()}")
-    return "\n".join(lines) + "\n"
+    return judging.summary(result.verdicts)

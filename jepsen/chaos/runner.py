@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,10 @@ from random import Random
 
 from jepsen import history
 from jepsen.chaos.client import Connection, Failed
+from jepsen.chaos.judging import judge
 from jepsen.chaos.nemesis import FAULTS, Fault
 from jepsen.chaos.recorder import Recorder
-from jepsen.history import Fault as FaultRecord
-from jepsen.history import Outcome, Sample
+from jepsen.history import Sample
 from jepsen.verdict import Finding, Validity, Verdict, worst
 from jepsen.workloads import WORKLOADS, Workload
 from kvstore.testing import Cluster, MemberEnded, NotInTime
@@ -246,11 +245,7 @@ class _Run:
         return Verdict("hashes", Validity.VALID, len(answers))
 
     def _judge(self) -> list[Verdict]:
-        ops = self.recorder.ops()
-        verdicts = [self._logs(), self._worth()]
-        for workload in self.workloads:
-            verdicts += workload.judge(ops)
-        return verdicts
+        return [self._logs(), *judge(self.recorder.records, self.workloads)]
 
     def _logs(self) -> Verdict:
         """No member printed a traceback or a fatal error."""
@@ -260,24 +255,6 @@ class _Run:
             if (found := _CRASH.search(member.log_path.read_bytes()))
         ]
         return Verdict("logs", Validity.INVALID if findings else Validity.VALID, 0, findings)
-
-    def _worth(self) -> Verdict:
-        """Whether the run proved anything: enough done, and faults that bit."""
-        done = Counter(op.workload for op in self.recorder.ops() if op.outcome is Outcome.OK)
-        lazy = [w.name for w in self.workloads if done[w.name] < w.min_ops]
-        faults = [r for r in self.recorder.records if isinstance(r, FaultRecord)]
-        hit, came = Counter[str](), Counter(fault.name for fault in faults)
-        for fault in faults:
-            hit[fault.name] += fault.effect
-        harmless = sorted({fault.name for fault in faults if not hit[fault.name]})
-        note = "; ".join(
-            [f"too few operations succeeded: {', '.join(lazy)}"] * bool(lazy)
-            + [f"without any effect: {', '.join(harmless)}"] * bool(harmless)
-        )
-        # One of many kinds that missed the only time it came does not devalue a whole run.
-        in_vain = any(came[name] > 1 for name in harmless) or len(harmless) == len(came) > 0
-        validity = Validity.UNKNOWN if lazy or in_vain else Validity.VALID
-        return Verdict("worth", validity, sum(done.values()), note=note)
 
 
 __all__ = ["Plan", "Result", "run"]

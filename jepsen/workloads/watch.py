@@ -146,9 +146,11 @@ class Watch(Workload):
     def judge(self, ops: Sequence[Op]) -> list[Verdict]:
         verdict = watch.check(ops, compactions=compactions(self.recorder.records))
         streams = [op for op in ops if op.workload == self.name and op.f == "watch"]
-        for last in (op for op in ops if op.workload == self.name and op.key == LAST):
-            if last.outcome is Outcome.OK and last.f == "put":
-                verdict.findings += watch.check_caught_up(streams, last)
+        last = next((op for op in ops if op.workload == self.name and op.key == LAST), None)
+        if last is not None:
+            verdict.findings += watch.check_caught_up(streams, last)
+        elif verdict.validity is Validity.VALID:
+            verdict.validity, verdict.note = Validity.UNKNOWN, "the last write failed"
         if verdict.findings:
             verdict.validity = Validity.INVALID
         return [verdict]

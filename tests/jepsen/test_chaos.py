@@ -48,8 +48,8 @@ def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path
     ops = [record for record in result.records if isinstance(record, Op)]
     assert {op.workload for op in ops if op.outcome is Outcome.OK} == set(WORKLOADS)
     judged = {verdict.checker for verdict in result.verdicts}
-    assert judged >= {"recovery", "hashes", "logs", "worth", "linearizable", "revisions"}
-    assert judged >= set(WORKLOADS) - {"register"}
+    assert judged >= {"recovery", "hashes", "logs", "worth", "monotonic", "durability"}
+    assert judged >= set(WORKLOADS) - {"register"} | {"linearizable", "revisions"}
     read = list(history.read(tmp_path / "history.jsonl"))
     assert Counter(map(type, read)) == Counter(map(type, result.records))
     assert {type(record) for record in read} == {Op, Fault, Sample}
