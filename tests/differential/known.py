@@ -57,10 +57,15 @@ class Known:
 
     def holds(self, version: Version) -> bool:
         """Whether this version of etcd has the difference."""
-        for mended in self.mended:
-            if version[:2] == mended[:2]:
-                return version < mended
-        return version < min(self.mended)
+        return not _mended(version, self.mended)
+
+
+def _mended(version: Version, since: tuple[Version, ...]) -> bool:
+    """Args: since: from when on in each series that was mended; the last one goes for all later."""
+    for mended in since:
+        if version[:2] == mended[:2]:
+            return version >= mended
+    return version >= min(since)
 
 
 def explained(pair: Pair, version: Version) -> list[Known] | None:
@@ -73,6 +78,9 @@ def explained(pair: Pair, version: Version) -> list[Known] | None:
             if repr((pair.reference, pair.ours)) != before:
                 used.append(known)
     return used if pair.reference == pair.ours else None
+
+
+NEGATIVE_START: tuple[Version, ...] = ((3, 5, 24), (3, 6, 6))
 
 
 def refused_here_alone(request: Any, version: Version) -> bool:
@@ -105,6 +113,16 @@ def ends_etcd(request: Any) -> bool:
         elif isinstance(inner, rpc_pb2.PutRequest) and (inner.ignore_value or inner.ignore_lease):
             kept.append(inner.key)
     return bool(deleted_from and kept) and min(deleted_from) <= max(kept)
+
+
+def takes_events_of_others(request: Any, version: Version) -> bool:
+    """Whether a watch would make etcd forget events of other watches (WCH-13, PR 20693).
+
+    Before 3.5.24 and 3.6.6 one that begins below 0 is made, and while it waits to be cancelled
+    others that wait with it may lose what they wait for.
+    """
+    create = getattr(request, "create_request", None)
+    return create is not None and create.start_revision < 0 and not _mended(version, NEGATIVE_START)
 
 
 # What the entries look at.
@@ -219,18 +237,6 @@ def _tombstone_at_compact_revision(pair: Pair) -> None:
     ]
 
 
-def _negative_start(pair: Pair) -> None:
-    create = getattr(pair.request, "create_request", None)
-    if create is None or create.start_revision >= 0:
-        return
-    if isinstance(pair.ours, rpc_pb2.WatchResponse):
-        refused = pair.ours.cancel_reason == errors.COMPACTED.message
-        if refused and pair.reference.created:
-            pair.reference = pair.ours
-    elif pair.ours == [] and [getattr(a, "canceled", False) for a in pair.reference] == [True]:
-        pair.reference = []
-
-
 def _progress_always(pair: Pair) -> None:
     if pair.ours == [] and _is_one_progress(pair.reference):
         pair.reference = []
@@ -282,12 +288,6 @@ KNOWN: Sequence[Known] = (
         "before 3.5.16 a compaction removes the tombstone at its own revision",
         _tombstone_at_compact_revision,
         ((3, 5, 16),),
-    ),
-    Known(
-        "WCH-13",
-        "before 3.5.24 and 3.6.6 a watch from below 0 is made and then cancelled",
-        _negative_start,
-        ((3, 5, 24), (3, 6, 6)),
     ),
     Known(
         "WCH-37",

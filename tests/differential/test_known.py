@@ -14,7 +14,7 @@ from kvstore.pb import rpc_pb2
 from kvstore.pb.kv_pb2 import Event, KeyValue
 from kvstore.pb.rpc_pb2 import RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse
 from tests.differential.generator import STEPS, sequence
-from tests.differential.known import KNOWN, NEVER, Pair, explained
+from tests.differential.known import KNOWN, NEVER, Pair, explained, takes_events_of_others
 from tests.differential.sides import Failure, Version
 from tests.differential.steps import COMPACTED, FROM_KEY_ENCODED, HEAD, resolved
 
@@ -115,11 +115,11 @@ def test_what_is_beside_a_known_difference_is_a_fault(pair: Pair) -> None:
 
 
 def test_an_entry_says_for_each_series_of_etcd_from_when_on_it_is_mended() -> None:
-    (negative_start,) = [known for known in KNOWN if known.item == "WCH-13"]
+    watch = rpc_pb2.WatchRequest(create_request=rpc_pb2.WatchCreateRequest(start_revision=-1))
     holding: list[Version] = [(3, 5, 1), (3, 5, 23), (3, 6, 5), (3, 4, 18)]
     mended: list[Version] = [(3, 5, 24), (3, 6, 6), (3, 7, 0)]
-    assert all(map(negative_start.holds, holding))
-    assert not any(map(negative_start.holds, mended))
+    assert all(takes_events_of_others(watch, version) for version in holding)
+    assert not any(takes_events_of_others(watch, version) for version in mended)
     assert all(known.holds(NEW) for known in KNOWN if known.mended is NEVER)
 
 
