@@ -65,9 +65,9 @@ class _Analysis:
                 self._writer[key, element] = number
 
     def run(self) -> None:
-        for op in self.ops:
+        for number, op in enumerate(self.ops):
             if op.outcome is Outcome.OK:
-                self._check_alone(op)
+                self._check_alone(number, op)
         self._find_orders()
         if self.findings:
             return  # cycles of dependencies that are wrong already explain nothing
@@ -79,7 +79,7 @@ class _Analysis:
 
     # Single reads.
 
-    def _check_alone(self, op: Op) -> None:
+    def _check_alone(self, number: int, op: Op) -> None:
         own: dict[str, list[Any]] = defaultdict(list)
         seen: dict[str, list[Any]] = {}
         for f, key, found in op.result:
@@ -88,6 +88,9 @@ class _Analysis:
                 continue
             elements = found or []
             self._check_list(op, key, elements)
+            for element in elements:
+                if self._writer.get((key, element)) == number and element not in own[key]:
+                    self._find("read of its own future", f"{key!r} as {elements}", op)
             expected_end = own[key]
             if expected_end and elements[-len(expected_end) :] != expected_end:
                 self._find("own writes missing", f"{key!r} as {elements} lacks {own[key]}", op)
@@ -142,10 +145,14 @@ class _Analysis:
 
     def _dependencies(self) -> _Edges:
         edges: _Edges = defaultdict(dict)
+        unseen = self._unseen()
         for key, order in self._orders.items():
             writers = [self._writer[key, element] for element in order]
             for before, after in pairwise(writers):
                 _add(edges, before, after, WW)
+            if writers:
+                for after in unseen[key]:
+                    _add(edges, writers[-1], after, WW)
         for number, op in enumerate(self.ops):
             for key, found in _reads(op):
                 order = self._orders[key]
@@ -153,7 +160,24 @@ class _Analysis:
                     _add(edges, self._writer[key, found[-1]], number, WR)
                 if len(found) < len(order):
                     _add(edges, number, self._writer[key, order[len(found)]], RW)
+                    continue
+                for after in unseen[key]:
+                    _add(edges, number, after, RW)
         return edges
+
+    def _unseen(self) -> dict[str, list[int]]:
+        """Key -> who appended for certain what no read shows: it comes after all that reads show,
+        and after the reads themselves. An open one is certain if another of its elements is seen.
+        """
+        happened = {self._writer[key, e] for key, order in self._orders.items() for e in order}
+        unseen: dict[str, list[int]] = defaultdict(list)
+        shown = {key: set(order) for key, order in self._orders.items()}
+        for number, op in enumerate(self.ops):
+            if op.outcome is Outcome.OK or number in happened:
+                for key, element in _appends(op):
+                    if key in shown and element not in shown[key]:
+                        unseen[key].append(number)
+        return unseen
 
     def _add_real_time(self, edges: _Edges) -> None:
         """Each end of an operation is a moment: it leads to the next one, and to all that began

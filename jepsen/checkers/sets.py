@@ -22,7 +22,8 @@ def check_set(ops: Iterable[Op]) -> Verdict:
     """Judge workload ``set``: every read shows all that was acknowledged before it began.
 
     An element that a read showed stays in all that begin later; nothing that failed for certain and
-    nothing that nobody added is ever there. Without a successful read the verdict is unknown.
+    nothing that nobody added is ever there. All adds and reads have one order that agrees with real
+    time. Without a successful read the verdict is unknown.
     """
     judged = [op for op in ops if op.workload == SET]
     adds = {_hashable(op.value): op for op in judged if op.f == "add"}
@@ -56,7 +57,59 @@ def check_set(ops: Iterable[Op]) -> Verdict:
                 findings.append(Finding("value out of nowhere", f"{element!r}", [read]))
             elif added.outcome is Outcome.FAIL:
                 findings.append(Finding("failed write is there", f"{element!r}", [added, read]))
+    if not findings:
+        findings += _out_of_order(reads, adds)
     return _verdict(SET, judged, findings)
+
+
+def _out_of_order(reads: list[Op], adds: dict[Any, Op]) -> list[Finding]:
+    """Reads of what only grows order everything: each shows all of a smaller one, and an element
+    was added between the last read without it and the first one with it. Whoever is in such a
+    place after another must not have ended before the other began.
+    """
+    found = {id(read): frozenset(map(_hashable, read.result)) for read in reads}
+    chain = sorted(reads, key=lambda read: len(found[id(read)]))
+    places: list[tuple[int, Op]] = []
+    placed: set[Any] = set()
+    level = 0
+    for position, read in enumerate(chain):
+        now = found[id(read)]
+        before = chain[max(position - 1, 0)]
+        if not found[id(before)] <= now:
+            text = "of two reads each shows what the other does not"
+            return [Finding("reads in no order", text, [before, read])]
+        if found[id(before)] != now:
+            level = 2 * position
+        places += [(level, adds[element]) for element in now - placed]
+        places.append((level + 1, read))
+        placed |= now
+    last = 2 * len(chain)
+    places += [
+        (last, op)
+        for element, op in adds.items()
+        if element not in placed and op.outcome is Outcome.OK
+    ]
+    return _against_time(places)
+
+
+def _against_time(places: list[tuple[int, Op]]) -> list[Finding]:
+    """What ended before another began, and has a later place."""
+    findings: list[Finding] = []
+    ends = sorted(
+        (place for place in places if place[1].outcome is Outcome.OK), key=lambda p: p[1].end
+    )
+    position = 0
+    latest: tuple[int, Op] | None = None
+    for place, op in sorted(places, key=lambda p: p[1].start):
+        while position < len(ends) and ends[position][1].end < op.start:
+            if latest is None or ends[position][0] > latest[0]:
+                latest = ends[position]
+            position += 1
+        if latest is not None and latest[0] > place:
+            text = f"{latest[1].f} {latest[1].value} ended before {op.f} {op.value} began, and"
+            text += " the reads say that it came later"
+            findings.append(Finding("against real time", text, [latest[1], op]))
+    return findings
 
 
 def check_bank(ops: Iterable[Op], *, total: int | None = None) -> Verdict:

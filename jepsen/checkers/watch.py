@@ -291,6 +291,8 @@ class _Watcher:
             self._find("wrong version", f"{event}")
         if event.kind == DELETE and (event.version or event.create_revision):
             self._find("wrong version", f"{event}: a DELETE has version and create revision 0")
+        if event.kind == PUT and creates and event.previous is not None:
+            self._find("wrong prev_kv", f"{event} is a create and has a previous value")
         found = self._reference.before(event.key, event.revision)
         if found is None:
             return  # nothing before it is known, which does not say that nothing was
