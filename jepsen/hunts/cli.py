@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def line(result: Result) -> str:
     """Return a result as text."""
-    cost = f"{result.tries} tries, {result.seconds:.1f} s"
+    cost = f"{_tries(result)}, {result.seconds:.1f} s"
     text = f"\n          {result.text}" if result.text else ""
     return (
         f"{result.hunt:20} {result.outcome.upper():17} {cost:20} {HUNTS[result.hunt].broken}{text}"
@@ -141,7 +141,11 @@ def _cell(result: Result | None) -> str:
     if result.outcome is Outcome.NOT_POSSIBLE:
         return str(result.outcome)
     outcome = f"**{result.outcome}**" if result.outcome is Outcome.FOUND else result.outcome
-    return f"{outcome}, {result.tries} tries, {result.seconds:.0f} s"
+    return f"{outcome}, {_tries(result)}, {result.seconds:.1f} s"
+
+
+def _tries(result: Result) -> str:
+    return "1 try" if result.tries == 1 else f"{result.tries} tries"
 
 
 def _escaped(text: str) -> str:

@@ -47,7 +47,7 @@ def test_results_are_kept_beside_those_of_other_servers(tmp_path: Path) -> None:
         remember(path, [Result("15247", server, Outcome.NOT_POSSIBLE, why, 0, 0.0)])
     text = table(read(path))
     assert "Found: 1 in etcd 3.4.23, 0 in kvstore 1." in text
-    assert "| **found**, 2 tries, 0 s | not seen, 3 tries, 1 s |" in text
+    assert "| **found**, 2 tries, 0.5 s | not seen, 3 tries, 1.0 s |" in text
     assert "lost \\| event" in text
     assert "- 15247, etcd 3.4.23, kvstore 1: there is no strace" in text
 
