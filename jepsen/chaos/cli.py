@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jepsen.chaos import judging
-from jepsen.chaos.nemesis import FAULTS
+from jepsen.chaos.faults import FAULTS
 from jepsen.chaos.runner import Plan, Result, run
 from jepsen.mutants.guard import Refused
 from jepsen.mutants.launch import broken_program

@@ -50,7 +50,8 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     lines = [""]
     for verdict in verdicts:
         note = f"  ({verdict.note})" if verdict.note else ""
-        lines.append(f"{verdict.checker:14} {verdict.validity:8} {verdict.checked:8} checked{note}")
+        checked = verdict.checked or "-"
+        lines.append(f"{verdict.checker:14} {verdict.validity:8} {checked:>8} checked{note}")
         lines += [f"    {finding.kind}: {finding.text}" for finding in verdict.findings]
     lines.append(f"\n{worst(verdicts).upper()}")
     return "\n".join(lines) + "\n"

@@ -11,31 +11,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import grpc
+
 from jepsen import history
 from jepsen.chaos.client import Connection, Failed
+from jepsen.chaos.faults import FAULTS, Done, Fault
+from jepsen.chaos.faults.clients import ClientFault
 from jepsen.chaos.judging import judge
-from jepsen.chaos.nemesis import FAULTS, Fault
+from jepsen.chaos.last_look import compare_hashes, faults_found, scan_logs
 from jepsen.chaos.recorder import Recorder
 from jepsen.history import Sample
 from jepsen.verdict import Finding, Validity, Verdict, worst
 from jepsen.workloads import WORKLOADS, Workload
+from kvstore.storage.errors import StorageError
 from kvstore.testing import Cluster, MemberEnded, NotInTime
 from kvstore.testing.processes import PROGRAM
 
 RECOVERY_S = 60.0
 """After the healing every member must serve within this time."""
 SAMPLE_S = 0.5
-_CRASH = re.compile(
-    rb"Traceback \(most recent call last\)|\"level\":\"(?:fatal|critical|panic)\""
-    rb"|^panic: .*|^fatal error: .*",  # what Go prints
-    re.MULTILINE,
-)
+_NOT_DONE = (NotInTime, MemberEnded, RuntimeError, OSError, StorageError, grpc.RpcError)
+"""What a fault raises that could not be brought about or ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,19 @@ class Result:
 def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
     """Carry out a plan; the history is in ``<directory>/history.jsonl`` afterwards."""
     plan.directory.mkdir(parents=True, exist_ok=True)
-    with Cluster(
-        plan.size, plan.directory / "members", program=plan.program, flags=plan.flags
-    ) as cluster:
+    kinds = [FAULTS[name] for name in plan.faults]
+    with (
+        ExitStack() as stack,
+        Cluster(
+            plan.size,
+            plan.directory / "members",
+            program=plan.program,
+            flags=plan.flags,
+            client_links=any(issubclass(kind, ClientFault) for kind in kinds),
+        ) as cluster,
+    ):
+        for kind in kinds:
+            kind.prepare(cluster, stack)
         cluster.start()
         return asyncio.run(_Run(plan, cluster, say).run())
 
@@ -99,9 +111,14 @@ class _Run:
             WORKLOADS[name](self.recorder, Random(f"{plan.seed}/{name}")) for name in plan.workloads
         ]
         self.left_out: dict[str, str] = {}
+        self.done: list[Done] = []
+        self.ended: list[Finding] = []
+        self.all_connections: list[Connection] = []
 
     async def run(self) -> Result:
-        connections = [Connection(m.name, m.endpoint) for m in self.cluster.members]
+        connections: list[Connection] = []
+        self.connections = connections
+        self._follow_members()
         for workload in self.workloads:
             await workload.begin(connections)
         stop = asyncio.Event()
@@ -117,14 +134,24 @@ class _Run:
         for workload in self.workloads:
             with contextlib.suppress(Failed):
                 await workload.end(connections)
-        verdicts.append(await self._hashes(connections))
+        verdicts.append(await compare_hashes(connections))
         sampler.cancel()
-        for connection in connections:
+        for connection in self.all_connections:
             await connection.close()
         records = self.recorder.records
         history.write(self.plan.directory / "history.jsonl", records)
         verdicts += self._judge()
         return Result(self.plan, verdicts, records, self.left_out)
+
+    def _follow_members(self) -> None:
+        """Let clients know the members that vote now. A connection is closed only at the end: some
+        client may be asking."""
+        voters = [m for m in self.cluster.members if not (m.removed or m.learner)]
+        for member in voters:
+            if all(member.name != connection.name for connection in self.all_connections):
+                self.all_connections.append(Connection(member.name, member.endpoint))
+        names = {member.name for member in voters}
+        self.connections[:] = [c for c in self.all_connections if c.name in names]
 
     # Clients.
 
@@ -166,8 +193,8 @@ class _Run:
 
         while True:
             now = self.recorder.now()
-            answers = await asyncio.gather(*map(ask, connections))
             names = [connection.name for connection in connections]
+            answers = await asyncio.gather(*map(ask, connections))
             self.recorder.records.append(Sample(now, dict(zip(names, answers, strict=True))))
             await asyncio.sleep(SAMPLE_S)
 
@@ -199,62 +226,58 @@ class _Run:
         await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.plan.pause_s)
 
     async def _one_fault(self, kind: type[Fault]) -> None:
+        self._look_for_ends()
         fault = kind(self.cluster, self.random)
         record = self.recorder.fault(kind.name, [])
-        done = await asyncio.to_thread(fault.begin)
-        record.targets, record.detail = done.targets, done.detail
-        self.say(f"{record.start / 1e9:7.1f} s  {kind.name} {' '.join(done.targets)} {done.detail}")
-        await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.plan.fault_s)
-        await asyncio.to_thread(fault.end, done)
+        done = Done([])
+        try:
+            done = await asyncio.to_thread(fault.begin)
+            record.targets, record.detail = done.targets, done.detail
+            told = f"{kind.name} {' '.join(done.targets)} {done.detail}"
+            self.say(f"{record.start / 1e9:7.1f} s  {told}")
+            self._follow_members()
+            await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.plan.fault_s)
+            await asyncio.to_thread(fault.end, done)
+        except _NOT_DONE as error:
+            done.detail = f"{done.detail} did not work: {error}"
+            self.say(f"           {kind.name}: {done.detail}")
+            await asyncio.to_thread(self._mend)
+        self._follow_members()
+        self.done.append(done)
         record.end, record.effect, record.detail = self.recorder.now(), done.effect, done.detail
         with contextlib.suppress(NotInTime, MemberEnded):  # the end of the run looks again
             await asyncio.to_thread(self.cluster.wait_ready)
 
+    def _mend(self) -> None:
+        self.cluster.heal()
+        for number in self.cluster.numbers:
+            if not self.cluster.members[number].running:
+                self.cluster.start(number, wait=False)
+
+    def _look_for_ends(self) -> None:
+        """Between faults all members run: one that does not has ended by itself."""
+        for number in self.cluster.numbers:
+            member = self.cluster.members[number]
+            if not member.running and member.process is not None:
+                text = f"{member.name} ended with {member.process.returncode}"
+                self.ended.append(Finding("a member ended by itself", text))
+                self.cluster.start(number, wait=False)
+
     # The end.
 
     async def _recover(self) -> list[Verdict]:
-        self.cluster.heal()
+        self._look_for_ends()
+        self._mend()
         try:
-            for i, member in enumerate(self.cluster.members):
-                if not member.running:
-                    await asyncio.to_thread(self.cluster.start, i, wait=False)
             await asyncio.to_thread(self.cluster.wait_ready, timeout_s=RECOVERY_S)
         except (NotInTime, MemberEnded) as error:
             finding = Finding("no recovery", str(error))
             return [Verdict("recovery", Validity.INVALID, 0, [finding])]
-        return [Verdict("recovery", Validity.VALID)]
-
-    async def _hashes(self, connections: Sequence[Connection]) -> Verdict:
-        """Equal revision and equal compaction, equal hash (JEP-11)."""
-        try:
-            revision = (await connections[0].call("range", key=b"health")).header.revision
-            for connection in connections:  # each member applies what is there
-                await connection.call("range", key=b"health", timeout_s=30.0)
-            answers = [
-                await connection.call("hash_kv", revision=revision, timeout_s=60.0)
-                for connection in connections
-            ]
-        except Failed as failure:
-            return Verdict("hashes", Validity.UNKNOWN, note=str(failure))
-        hashes = {(a.hash, a.compact_revision) for a in answers}
-        if len({compacted for _, compacted in hashes}) > 1:
-            return Verdict("hashes", Validity.UNKNOWN, note="a compaction came in between")
-        if len(hashes) > 1:
-            text = f"members differ at revision {revision}: {sorted(hashes)}"
-            return Verdict("hashes", Validity.INVALID, 0, [Finding("members differ", text)])
-        return Verdict("hashes", Validity.VALID, len(answers))
+        return [Verdict("recovery", Validity.VALID, len(self.cluster.numbers))]
 
     def _judge(self) -> list[Verdict]:
-        return [self._logs(), *judge(self.recorder.records, self.workloads)]
-
-    def _logs(self) -> Verdict:
-        """No member printed a traceback or a fatal error."""
-        findings = [
-            Finding("crash in the log", f"{member.name}: {found[0].decode()}")
-            for member in self.cluster.members
-            if (found := _CRASH.search(member.log_path.read_bytes()))
-        ]
-        return Verdict("logs", Validity.INVALID if findings else Validity.VALID, 0, findings)
+        looks = [scan_logs(self.cluster, self.done, self.ended), *faults_found(self.done)]
+        return [*looks, *judge(self.recorder.records, self.workloads)]
 
 
 __all__ = ["Plan", "Result", "run"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from jepsen.chaos.nemesis import FAULTS
+from jepsen.chaos.faults import FAULTS
 from jepsen.power import disk
 from jepsen.soak.turns import Done, Ended, Turn, carry_out, turns
 

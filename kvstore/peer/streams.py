@@ -181,6 +181,7 @@ class Outgoing(asyncio.Protocol):
         accepted: done when the other end has taken the handshake; else `Removed` or another
             ConnectionError.
         closed: done when the connection has ended.
+        received: bytes that came back.
     """
 
     def __init__(self, owner: PeerTransport, peer: int) -> None:
@@ -189,10 +190,12 @@ class Outgoing(asyncio.Protocol):
         self._head: bytes | None = b""
         self._reader = codec.FrameReader()
         self._transport: asyncio.Transport | None = None
+        self.received = 0
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         if self._head is not None:
             self._head += data
             taken = take_answer(self._head)

@@ -47,6 +47,9 @@ REMOVED_DELAY_S = 1.0
 """The same after the other has said that this member was removed."""
 DIAL_TIMEOUT_S = 2.0
 """Longest wait for a connection and its handshake."""
+MAX_MISSED_PROBES = 2
+"""Probes in a row that a connection brings no answer to before it is ended, although its other end
+is heard of elsewhere: 10 s, in which it could have read all that may wait."""
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 """What may wait on one connection before messages to that member are dropped."""
 MAX_STRANGERS = 16
@@ -337,7 +340,7 @@ class PeerTransport:
             self._streams[peer] = transport
             self.stats.connect(peer, asyncio.get_running_loop().time())
             log.info("peer became active", extra={"peer": f"{peer:x}"})
-            probe = asyncio.ensure_future(self._probe(peer, transport))
+            probe = asyncio.ensure_future(self._probe(peer, protocol, transport))
             try:
                 await protocol.closed
             finally:
@@ -346,18 +349,26 @@ class PeerTransport:
                     self._drop_stream(peer)
             log.warning("lost the connection to peer", extra={"peer": f"{peer:x}"})
 
-    async def _probe(self, peer: int, transport: asyncio.Transport) -> None:
+    async def _probe(self, peer: int, protocol: Outgoing, transport: asyncio.Transport) -> None:
         """Measure round trips; end a connection whose other end has fallen silent.
 
-        One that only has too much to read is heard of: it probes, too.
+        One that only has too much to read is heard of: it probes, too, on a connection of its own.
+        That is no proof for long: this connection may be dead while the other one is not.
         """
-        ping = partial(self.call, peer, codec.PING, b"")
-        heard = -1
-        while heard != self.stats.received[peer]:
+        heard = answered = -1
+        missed = 0
+
+        async def ping(timeout_s: float) -> bytes:
+            nonlocal answered
+            answered = protocol.received
+            return await self.call(peer, codec.PING, b"", timeout_s)
+
+        while heard != self.stats.received[peer] and missed < MAX_MISSED_PROBES:
             heard = self.stats.received[peer]
             try:
                 await measure_round_trips(ping, partial(self.stats.round_trip, peer))
             except TimeoutError:
+                missed = missed + 1 if protocol.received == answered else 0
                 continue
             return
         log.warning("peer does not answer", extra={"peer": f"{peer:x}"})

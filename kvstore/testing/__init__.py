@@ -5,7 +5,16 @@ same without pytest.
 """
 
 from kvstore.testing.cluster import Cluster
-from kvstore.testing.links import Link, Links
+from kvstore.testing.links import CLIENTS, Link, Links
 from kvstore.testing.processes import Member, MemberEnded, NotInTime, wait_until
 
-__all__ = ["Cluster", "Link", "Links", "Member", "MemberEnded", "NotInTime", "wait_until"]
+__all__ = [
+    "CLIENTS",
+    "Cluster",
+    "Link",
+    "Links",
+    "Member",
+    "MemberEnded",
+    "NotInTime",
+    "wait_until",
+]

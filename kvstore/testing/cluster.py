@@ -7,7 +7,8 @@
             ...                                  # the application under test goes on
         cluster.kill(leader)
 
-Members are numbered from 0. All waits have a deadline and raise `NotInTime`; nothing here sleeps
+Members are numbered from 0, and a number stays with its member: one that was removed keeps it, one
+that is added gets the next. All waits have a deadline and raise `NotInTime`; nothing here sleeps
 for a fixed time. Between members stand the proxies of `links`, so partitions and slow links need no
 privileges. The trade-off: every peer message crosses one more process, which costs throughput; give
 ``links=False`` where that matters.
@@ -27,7 +28,8 @@ from typing import Any, Self
 import grpc
 
 from kvstore.pb import rpc_pb2
-from kvstore.testing.links import Link, Links
+from kvstore.testing import membership
+from kvstore.testing.links import CLIENTS, Link, Links
 from kvstore.testing.processes import (
     PROGRAM,
     START_S,
@@ -62,6 +64,7 @@ class Cluster:
         program: Sequence[str] = PROGRAM,
         flags: Sequence[str] = (),
         links: bool = True,
+        client_links: bool = False,
     ) -> None:
         """Args:
         size: number of members, 1 to 9.
@@ -69,58 +72,73 @@ class Cluster:
         program: what to start; it takes etcd's flags.
         flags: for every member, behind the ones made here, so they win.
         links: put proxies between the members.
+        client_links: put proxies between the members and who dials `endpoints`, too (not in
+            front of the questions asked here).
         """
         if not 1 <= size <= 9:
             raise ValueError(f"size: {size} is not in 1..9")
         self.program = tuple(program)
         self.flags = tuple(flags)
-        self.links = Links() if links else None
+        self.links = Links() if links or client_links else None
+        self._between_members, self.to_clients = links, client_links
         self._channels: dict[int, grpc.Channel] = {}
+        self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self.members = [self._member(i, directory) for i in range(size)]
+        self.members = [self._member(i) for i in range(size)]
 
-    def _member(self, number: int, directory: Path) -> Member:
+    def _member(self, number: int) -> Member:
         client, peer = free_ports(2)
-        advertised = peer
-        if self.links is not None:
+        advertised, dialed = peer, client
+        if self.links is not None and self._between_members:
             advertised = self.links.listen(("127.0.0.1", 0), ("127.0.0.1", peer), number)
+        if self.links is not None and self.to_clients:
+            target = ("127.0.0.1", client)
+            dialed = self.links.listen(("127.0.0.1", 0), target, number, dialer=CLIENTS)
         return Member(
             f"m{number}",
             client,
             peer,
             advertised,
-            directory / f"m{number}.etcd",
-            directory / f"m{number}.log",
+            self.directory / f"m{number}.etcd",
+            self.directory / f"m{number}.log",
+            dialed,
         )
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the members that belong to the cluster: all, but those that were removed."""
+        return [i for i, member in enumerate(self.members) if not member.removed]
 
     # Addresses.
 
     @property
     def endpoints(self) -> list[str]:
         """``host:port`` of every member's client port, running or not."""
-        return [member.endpoint for member in self.members]
+        return [self.members[i].endpoint for i in self.numbers]
 
     def channel(self, number: int) -> grpc.Channel:
-        """Return a kept gRPC channel to one member alone."""
+        """Return a kept gRPC channel to one member alone, past a proxy for clients."""
         if number not in self._channels:
-            endpoint = self.members[number].endpoint
+            endpoint = f"127.0.0.1:{self.members[number].client_port}"
             self._channels[number] = grpc.insecure_channel(endpoint, options=_OPTIONS)
         return self._channels[number]
 
     def command(self, number: int) -> list[str]:
         """Return the whole command line of a member."""
         member = self.members[number]
-        client = f"http://{member.endpoint}"
+        listen, dialed = f"http://127.0.0.1:{member.client_port}", f"http://{member.endpoint}"
+        together = [self.members[i] for i in self.numbers]
+        initial = member.joins or ",".join(f"{m.name}={m.peer_url}" for m in together)
         return [
             *self.program,
             f"--name={member.name}",
             f"--data-dir={member.data_dir}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
+            f"--listen-client-urls={listen}",
+            f"--advertise-client-urls={dialed}",
             f"--listen-peer-urls=http://127.0.0.1:{member.peer_port}",
             f"--initial-advertise-peer-urls={member.peer_url}",
-            "--initial-cluster=" + ",".join(f"{m.name}={m.peer_url}" for m in self.members),
-            "--initial-cluster-state=new",
+            f"--initial-cluster={initial}",
+            f"--initial-cluster-state={'existing' if member.joins else 'new'}",
             *self.flags,
         ]
 
@@ -128,7 +146,7 @@ class Cluster:
 
     def start(self, *numbers: int, wait: bool = True, timeout_s: float = START_S) -> None:
         """Start members (all that do not run, if none are named) and wait until they serve."""
-        chosen = numbers or [i for i, member in enumerate(self.members) if not member.running]
+        chosen = numbers or [i for i in self.numbers if not self.members[i].running]
         for number in chosen:
             pid = self.members[number].start(self.command(number))
             if self.links is not None:
@@ -167,6 +185,55 @@ class Cluster:
             yield
         finally:
             self.resume(number)
+
+    # Members that come and go.
+
+    def add_member(self, *, learner: bool = False, timeout_s: float = membership.CHANGE_S) -> int:
+        """Add a member, start it and wait until it serves; return its number.
+
+            number = cluster.add_member(learner=True)   # gets the data, does not vote
+            cluster.promote_member(number)
+            cluster.remove_member(number)
+
+        Another member is asked again and again for as long as etcd's checks refuse (it takes up to
+        5 s after a change until all count as healthy). Raises NotInTime, MemberEnded.
+        """
+        number = len(self.members)
+        self.members.append(self._member(number))
+        self.members[number].removed = True
+        membership.add(self, number, learner, timeout_s)
+        self.start(number, timeout_s=timeout_s)
+        return number
+
+    def promote_member(self, number: int, timeout_s: float = membership.CHANGE_S) -> None:
+        """Let a learner vote as soon as it has caught up, and wait until it serves as a voter.
+
+        Raises NotInTime, MemberEnded.
+        """
+        membership.promote(self, number, timeout_s)
+        self.wait_ready(number, timeout_s=timeout_s)
+
+    def remove_member(self, number: int, timeout_s: float = membership.CHANGE_S) -> None:
+        """Take a member out of the cluster, running or not, and wait for its process's end.
+
+        It keeps its number; `replace_member` brings it back. Raises NotInTime.
+        """
+        membership.remove(self, number, timeout_s)
+
+    def replace_member(
+        self, number: int, *, learner: bool = False, timeout_s: float = membership.CHANGE_S
+    ) -> None:
+        """As after a lost disk: kill a member, remove it, and add it with no data and a new id.
+
+        Also brings back one that was removed. Returns when it serves.
+        Raises NotInTime, MemberEnded.
+        """
+        self.members[number].kill()
+        if not self.members[number].removed:
+            membership.remove(self, number, timeout_s)
+        membership.wipe(self, number)
+        membership.add(self, number, learner, timeout_s)
+        self.start(number, timeout_s=timeout_s)
 
     # Links.
 
@@ -241,12 +308,12 @@ class Cluster:
         return [i for i in range(len(self.members)) if i != leader]
 
     def wait_ready(self, *numbers: int, timeout_s: float = START_S) -> None:
-        """Wait until members (all that run) answer a linearizable read.
+        """Wait until members (all that run) answer a linearizable read; learners, any read.
 
         Raises:
             MemberEnded: one of them has ended. NotInTime.
         """
-        chosen = numbers or [i for i, member in enumerate(self.members) if member.running]
+        chosen = numbers or [i for i in self.numbers if self.members[i].running]
         for number in chosen:
             what = f"{self.members[number].name} serves"
             wait_until(partial(self._serves, number), timeout_s, what)
@@ -261,8 +328,9 @@ class Cluster:
             request_serializer=rpc_pb2.RangeRequest.SerializeToString,
             response_deserializer=rpc_pb2.RangeResponse.FromString,
         )
+        request = rpc_pb2.RangeRequest(key=b"health", serializable=member.learner)
         try:
-            call(rpc_pb2.RangeRequest(key=b"health"), timeout=ASK_S)
+            call(request, timeout=ASK_S)
         except grpc.RpcError:
             return False
         return True

@@ -20,6 +20,7 @@ import contextlib
 import os
 import random
 import socket
+import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +35,12 @@ QUEUE_BYTES: Final = 1024 * 1024
 STALL_S: Final = 0.25
 """What the loss of a chunk costs: about TCP's least retransmission time-out."""
 
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
 OUTSIDE: Final = -1
 """The other end is no member: a client, or somebody else."""
+CLIENTS: Final = -2
+"""The other end dialed the proxy that stands in front of a member's client port."""
 
 
 @dataclass(slots=True)
@@ -80,15 +85,28 @@ class Links:
 
     # Set-up.
 
-    def listen(self, address: tuple[str, int], target: tuple[str, int], member: int) -> int:
-        """Open a proxy on `address` (port 0: any) in front of a member's port; return its port."""
-        return self._run(self._listen(address, target, member))
+    def listen(
+        self,
+        address: tuple[str, int],
+        target: tuple[str, int],
+        member: int,
+        dialer: int | None = None,
+    ) -> int:
+        """Open a proxy on `address` (port 0: any) in front of a member's port; return its port.
 
-    async def _listen(self, address: tuple[str, int], target: tuple[str, int], member: int) -> int:
+        Args:
+            dialer: who dials here, such as `CLIENTS`; None to find it out for each connection.
+        """
+        return self._run(self._listen(address, target, member, dialer))
+
+    async def _listen(
+        self, address: tuple[str, int], target: tuple[str, int], member: int, dialer: int | None
+    ) -> int:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             # Cancelled at the end; asyncio would print a traceback for a task that says so.
             with contextlib.suppress(asyncio.CancelledError):
-                await self._serve(reader, writer, target, member)
+                who = self._owner(writer.get_extra_info("peername")) if dialer is None else dialer
+                await self._serve(reader, writer, target, (who, member))
 
         server = await asyncio.start_server(serve, *address, limit=CHUNK_BYTES)
         self._servers.append(server)
@@ -136,16 +154,41 @@ class Links:
         """Make every link perfect; what was held arrives now."""
         self.change(list(self._links), Link.heal)
 
-    def reset(self, member: int) -> int:
-        """Break all connections from and to a member with RST; return how many."""
+    def reset(self, member: int, dialer: int | None = None) -> int:
+        """Break all connections from and to a member with RST; return how many.
+
+        Args:
+            dialer: those that it opened alone.
+        """
 
         async def apply() -> int:
-            chosen = [c for c in self._connections if member in (c.dialer, c.member)]
+            chosen = self._connections_of(member)
+            if dialer is not None:
+                chosen = [c for c in chosen if c.dialer == dialer]
             for connection in chosen:
-                connection.abort()
+                connection.reset()
             return len(chosen)
 
         return self._run(apply())
+
+    def lose(self, member: int) -> int:
+        """Make all connections from and to a member, but those of `CLIENTS`, half-open.
+
+        Return how many. Each end goes on to believe in the connection, and nothing arrives any
+        more, not even that the other end is gone: as when something on the way has forgotten it.
+        New connections work. (A client without keepalive would never notice.)
+        """
+
+        async def apply() -> int:
+            chosen = [c for c in self._connections_of(member) if c.dialer != CLIENTS]
+            for connection in chosen:
+                connection.lost = True
+            return len(chosen)
+
+        return self._run(apply())
+
+    def _connections_of(self, member: int) -> list[_Connection]:
+        return [c for c in self._connections if member in (c.dialer, c.member)]
 
     def held(self) -> Mapping[tuple[int, int], int]:
         """Bytes that each directed link held back or delayed so far."""
@@ -161,9 +204,9 @@ class Links:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         target: tuple[str, int],
-        member: int,
+        ends: tuple[int, int],
     ) -> None:
-        dialer = self._owner(writer.get_extra_info("peername"))
+        dialer, member = ends
         connection = _Connection(dialer, member, writer, asyncio.current_task())
         self._connections.add(connection)
         try:
@@ -174,8 +217,9 @@ class Links:
             far_reader, far_writer = await asyncio.open_connection(*target, limit=CHUNK_BYTES)
             connection.far = far_writer
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, far_writer, there))
-                pumps.create_task(self._pump(far_reader, writer, self._link(member, dialer)))
+                back = self._link(member, dialer)
+                pumps.create_task(self._pump(reader, far_writer, there, connection))
+                pumps.create_task(self._pump(far_reader, writer, back, connection))
         except* OSError:
             pass  # an end is gone: so is the connection
         finally:
@@ -183,14 +227,18 @@ class Links:
             self._connections.discard(connection)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        link: Link,
+        connection: _Connection,
     ) -> None:
         """Carry bytes in one direction; end with the sender's end of stream."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_BYTES // CHUNK_BYTES)
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._send(waiting, writer, link))
-            while chunk := await reader.read(CHUNK_BYTES):
+            group.create_task(self._send(waiting, writer, link, connection))
+            while chunk := await _read(reader, connection):
                 due = loop.time() + link.delay_s + link.jitter_s * self._random.random()
                 await waiting.put((due, chunk))
             await waiting.put((loop.time() + link.delay_s, b""))
@@ -200,6 +248,7 @@ class Links:
         waiting: asyncio.Queue[tuple[float, bytes]],
         writer: asyncio.StreamWriter,
         link: Link,
+        connection: _Connection,
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -215,6 +264,11 @@ class Links:
                 while link.cut:
                     link._open.clear()
                     await link._open.wait()
+            if connection.lost:
+                link.held += len(chunk)
+                if not chunk:  # this end has noticed; the other one is not told
+                    return
+                continue
             if not chunk:
                 with contextlib.suppress(OSError, RuntimeError):
                     writer.write_eof()
@@ -239,7 +293,7 @@ class Links:
 class _Connection:
     """One connection through a proxy: from `dialer` to `member`."""
 
-    __slots__ = ("_task", "dialer", "far", "member", "near")
+    __slots__ = ("_task", "dialer", "far", "lost", "member", "near")
 
     def __init__(
         self,
@@ -254,11 +308,29 @@ class _Connection:
         self.member = member
         self.near = near
         self.far: asyncio.StreamWriter | None = None
+        self.lost = False
+
+    def reset(self) -> None:
+        """End it with RST instead of FIN."""
+        for writer in (self.near, self.far):
+            if writer is not None:
+                raw = writer.get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.abort()
 
     def abort(self) -> None:
         for writer in (self.near, self.far):
             if writer is not None:
                 writer.transport.abort()
+
+
+async def _read(reader: asyncio.StreamReader, connection: _Connection) -> bytes:
+    try:
+        return await reader.read(CHUNK_BYTES)
+    except OSError:
+        if connection.lost:  # its other end must not be told
+            return b""
+        raise
 
 
 def _inode(address: tuple[str, int]) -> str:

@@ -8,6 +8,7 @@ takes etcd's flags.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -40,7 +41,9 @@ class MemberEnded(AssertionError):
     """A member that should serve has ended; the text has the end of its log."""
 
 
-def wait_until(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
+def wait_until(
+    condition: Callable[[], T | None], timeout_s: float, what: str, poll_s: float = POLL_S
+) -> T:
     """Poll until `condition` answers neither None nor False. Raises NotInTime."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -49,7 +52,7 @@ def wait_until(condition: Callable[[], T | None], timeout_s: float, what: str) -
             return answer
         if time.monotonic() >= deadline:
             raise NotInTime(f"not within {timeout_s:.0f} s: {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def free_ports(count: int) -> list[int]:
@@ -75,6 +78,10 @@ class Member:
     Attributes:
         client_port, peer_port: where the process listens.
         advertised_port: the peer port that it tells the others (a proxy's, or its own).
+        dialed_port: the client port that clients dial (a proxy's, or its own).
+        environment: variables of its process, besides those of this one.
+        joins: ``--initial-cluster`` of a member that joined a running cluster, else "".
+        learner, removed: what it is in the cluster; a removed member keeps its number.
     """
 
     name: str
@@ -83,12 +90,17 @@ class Member:
     advertised_port: int
     data_dir: Path
     log_path: Path
+    dialed_port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    joins: str = ""
+    learner: bool = False
+    removed: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def endpoint(self) -> str:
-        """``127.0.0.1:<client port>``."""
-        return f"127.0.0.1:{self.client_port}"
+        """``127.0.0.1:<client port>``, as clients dial it."""
+        return f"127.0.0.1:{self.dialed_port}"
 
     @property
     def peer_url(self) -> str:
@@ -107,7 +119,7 @@ class Member:
         lines = self.log_path.read_text(errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
-    def start(self, command: Sequence[str], environment: dict[str, str] | None = None) -> int:
+    def start(self, command: Sequence[str]) -> int:
         """Start the process, return its pid at once. Raises RuntimeError if one runs already."""
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
@@ -117,7 +129,7 @@ class Member:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **self.environment},
             )
         return self.process.pid
 

@@ -12,7 +12,7 @@ import pytest
 
 from jepsen import history
 from jepsen.chaos.cli import summary
-from jepsen.chaos.nemesis import FAULTS
+from jepsen.chaos.faults import FAULTS
 from jepsen.chaos.runner import Plan, run
 from jepsen.history import Fault, Op, Outcome, Sample
 from jepsen.verdict import Validity

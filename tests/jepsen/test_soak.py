@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jepsen.chaos.nemesis import FAULTS
+from jepsen.chaos.faults import FAULTS
 from jepsen.soak.cli import soak
 from jepsen.soak.turns import CUTS, MOST_CUTS, SIZES, Ended, Turn, carry_out, turns
 

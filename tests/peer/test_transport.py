@@ -23,6 +23,7 @@ from kvstore.peer.handshake import (
 )
 from kvstore.peer.http import MAX_HEAD_BYTES, Page, Pages
 from kvstore.peer.transport import MAX_STRANGERS, PeerTransport, SnapshotReader
+from kvstore.testing import Links
 from raft import NORMAL, Message, MessageKind, SnapshotMeta
 
 CLUSTER = 0xC1
@@ -493,3 +494,30 @@ def test_member_that_has_ceased_to_answer_is_not_connected(
         frozen.close()
 
     asyncio.run(scenario())
+
+
+def test_connection_that_is_dead_in_one_direction_alone_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by `kvstore chaos --faults half-open`: the other end was heard of on the connection
+    that it had dialed, so the dead one was kept for ever; a leader never reached its follower."""
+    monkeypatch.setattr(probe, "PROBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(probe, "PROBE_INTERVAL_S", 0.02)
+    links = Links()
+
+    async def scenario() -> None:
+        async with two_peers() as (first, second):
+            await until(lambda: 1 in second.transport.stats.connected)
+            proxied = links.listen(("127.0.0.1", 0), ("127.0.0.1", second.port), 2)
+            first.transport.set_peers({1: (first.url,), 2: (f"http://127.0.0.1:{proxied}",)})
+            await until(lambda: 2 in first.transport.stats.connected)
+            before = first.transport.stats.disconnects[2]
+            assert links.lose(2) == 1
+            await until(lambda: first.transport.stats.disconnects[2] > before)
+            await until(lambda: 2 in first.transport.stats.connected)
+            assert await first.transport.call(2, 4, b"again", 5) == b"4:again"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        links.close()

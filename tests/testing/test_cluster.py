@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from kvstore.pb import rpc_pb2
-from kvstore.testing import Cluster, MemberEnded, NotInTime, wait_until
+from kvstore.testing import CLIENTS, Cluster, Link, MemberEnded, NotInTime, wait_until
 
 DEADLINE_S = 40.0
 
@@ -95,6 +95,44 @@ def test_a_member_that_ended_is_told_with_its_log(tmp_path: Path) -> None:
 def test_a_wait_in_vain_says_for_what() -> None:
     with pytest.raises(NotInTime, match="not within 0 s: the moon"):
         wait_until(lambda: None, 0.0, "the moon")
+
+
+def test_members_come_and_go_while_it_runs(tmp_path: Path) -> None:
+    with Cluster(1, tmp_path) as growing:
+        growing.start()
+        added = growing.add_member(learner=True)
+        assert growing.members[added].learner
+        growing.promote_member(added)
+        assert put(growing, added, b"through the new one", timeout_s=DEADLINE_S)
+        growing.remove_member(0)
+        assert growing.numbers == [added]
+        assert growing.endpoints == [growing.members[added].endpoint]
+        assert not growing.members[0].running
+        growing.wait_ready()
+        growing.replace_member(0)
+        assert growing.numbers == [0, added]
+        assert growing.status(0).header.revision == growing.status(added).header.revision
+
+
+def test_clients_have_links_of_their_own_that_questions_here_go_past(tmp_path: Path) -> None:
+    with Cluster(1, tmp_path, client_links=True) as single:
+        single.start()
+        member = single.members[0]
+        assert member.endpoint != f"127.0.0.1:{member.client_port}"
+        assert single.links is not None
+        single.links.change([(CLIENTS, 0)], _cut)
+        with grpc.insecure_channel(member.endpoint) as channel:
+            call = channel.unary_unary("/etcdserverpb.Maintenance/Status")
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"", timeout=0.3)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert single.leader() == 0
+            single.heal()
+            assert call(b"", timeout=DEADLINE_S)
+
+
+def _cut(link: Link) -> None:
+    link.cut = True
 
 
 @pytest.mark.parametrize("size", [0, 10])

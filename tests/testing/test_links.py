@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvstore.testing.links import OUTSIDE, Link, Links
+from kvstore.testing.links import CLIENTS, OUTSIDE, Link, Links
 
 ANSWER_S = 10.0
 SILENCE_S = 0.3
@@ -178,3 +178,39 @@ def test_nothing_is_left_of_a_connection_whose_ends_are_reset(
     links.close()
     gc.collect()
     assert caplog.records == []
+
+
+def test_a_half_open_connection_tells_neither_end_and_new_ones_work(
+    links: Links, echo: tuple[str, int]
+) -> None:
+    port = links.listen(("127.0.0.1", 0), echo, 1)
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
+        connection.sendall(b"before")
+        assert answered(connection, b"before") == b"before"
+        assert links.lose(1) == 1
+        connection.sendall(b"into the void")
+        assert silent(connection)
+        links.heal()
+        assert silent(connection)
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as another:
+            another.sendall(b"hello")
+            assert answered(another, b"hello") == b"hello"
+    assert links.held()[OUTSIDE, 1] >= len(b"into the void")
+
+
+def test_connections_of_clients_are_broken_without_those_of_others(
+    links: Links, echo: tuple[str, int]
+) -> None:
+    for_clients = links.listen(("127.0.0.1", 0), echo, 1, dialer=CLIENTS)
+    with (
+        socket.create_connection(("127.0.0.1", for_clients), timeout=ANSWER_S) as client,
+        dial(links, echo) as other,
+    ):
+        for connection in (client, other):
+            connection.sendall(b"here")
+            assert answered(connection, b"here") == b"here"
+        assert links.reset(1, CLIENTS) == 1
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        other.sendall(b"still")
+        assert answered(other, b"still") == b"still"

@@ -1,0 +1,215 @@
+"""Disks that are slow, full, or fail a sync.
+
+Syncs are changed by the library of `shim` where the program takes it, else from outside by strace,
+which works for any program. A disk that is full is one of the member's own: a small ext4 in a file,
+as in `jepsen.power.disk`. A member whose disk fails must end, and is started again when the disk is
+well: what it prints meanwhile is excused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+from jepsen.chaos.faults import shim
+from jepsen.chaos.faults.base import Done, Excuse, Fault
+from jepsen.power import disk
+from jepsen.verdict import Finding
+from kvstore.testing import Cluster, wait_until
+
+SYNC_DELAY_S = (0.02, 0.5)
+END_S = 10.0
+"""How long a member may go on until it meets the failure; it is under load."""
+MANY_FAILURES = 50
+"""Failed syncs that a member cannot have survived by chance (a copy of the backend may fail)."""
+_ATTACH_S = 10.0
+
+
+class SlowDisk(Fault):
+    """A process that writes and syncs without pause beside the members' data."""
+
+    name = "slow-disk"
+
+    @classmethod
+    def available(cls, cluster: Cluster) -> str:
+        return "" if shutil.which("dd") else "there is no dd"
+
+    def begin(self) -> Done:
+        folder = self.cluster.members[0].log_path.parent
+        self._path = folder / "noise"
+        self._noise = subprocess.Popen(
+            ["dd", "if=/dev/zero", f"of={self._path}", "bs=64k", "count=2000", "oflag=dsync"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return Done(self.names(self.up()))
+
+    def end(self, done: Done) -> None:
+        self._noise.send_signal(signal.SIGKILL)
+        self._noise.wait()
+        done.effect = self._path.stat().st_size if self._path.exists() else 0
+        self._path.unlink(missing_ok=True)
+
+
+class _Syncs:
+    """One member's syncs changed: late by some seconds, or failing with EIO where that is 0."""
+
+    def __init__(self, cluster: Cluster, number: int, delay_s: float) -> None:
+        member = cluster.members[number]
+        self._shim = shim.Shim(member) if not shim.missing(cluster) else None
+        if self._shim is not None:
+            self._before = self._shim.sync_hits
+            self._shim.syncs(fail=not delay_s, delay_s=delay_s)
+            return
+        assert member.process is not None
+        self._trace = member.log_path.with_suffix(".strace")
+        change = f"delay_enter={delay_s * 1e6:.0f}" if delay_s else "error=EIO"
+        calls = "fsync,fdatasync"
+        command = ["strace", "-f", "-qq", "-o", str(self._trace), "-e", f"trace={calls}"]
+        command += ["-e", f"inject={calls}:{change}", "-p", str(member.process.pid)]
+        self._strace = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        status = Path(f"/proc/{member.process.pid}/status")
+        wait_until(lambda: "TracerPid:\t0\n" not in _read(status), _ATTACH_S, "strace is attached")
+
+    @property
+    def hits(self) -> int:
+        if self._shim is not None:
+            return self._shim.sync_hits - self._before
+        return sum(_read(self._trace).count(mark) for mark in ("(INJECTED)", "(DELAYED)"))
+
+    def mend(self) -> None:
+        if self._shim is not None:
+            self._shim.syncs()
+            return
+        self._strace.send_signal(signal.SIGINT)  # it lets go of the member
+        self._strace.wait()
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
+
+
+class SlowSync(Fault):
+    """Each sync of one member takes up to half a second longer."""
+
+    name = "slow-sync"
+
+    @classmethod
+    def prepare(cls, cluster: Cluster, stack: ExitStack) -> None:
+        shim.install(cluster)
+
+    @classmethod
+    def available(cls, cluster: Cluster) -> str:
+        why = shim.missing(cluster)
+        return f"{why}, and there is no strace" if why and not shutil.which("strace") else ""
+
+    def delay_s(self) -> float:
+        return self.random.uniform(*SYNC_DELAY_S)
+
+    def begin(self) -> Done:
+        preloaded = not shim.missing(self.cluster)
+        members = self.cluster.members
+        able = [i for i in self.up() if not preloaded or shim.Shim.has(members[i])]
+        self._victim = self.random.choice(able)
+        self._excuse = Excuse(self.cluster, self._victim)
+        delay_s = self.delay_s()
+        self._syncs = _Syncs(self.cluster, self._victim, delay_s)
+        return Done(self.names([self._victim]), f"{delay_s:.2f} s each" if delay_s else "")
+
+    def end(self, done: Done) -> None:
+        done.effect = self._syncs.hits
+        self._syncs.mend()
+
+
+class FailingSync(SlowSync):
+    """Every sync of one member fails: it must end, and acknowledge nothing from then on."""
+
+    name = "failing-sync"
+
+    def delay_s(self) -> float:
+        return 0.0
+
+    def begin(self) -> Done:
+        done = super().begin()
+        self.ends(self._victim, END_S)
+        return done
+
+    def end(self, done: Done) -> None:
+        super().end(done)
+        done.detail = f"{done.effect} failed"
+        if not self.cluster.members[self._victim].running:
+            self._excuse.ends(done)
+        elif done.effect > MANY_FAILURES:
+            text = f"{done.targets[0]} runs on after {done.effect} failed syncs"
+            done.findings.append(Finding("failed syncs survived", text))
+        self.start_ended(self._victim)
+
+
+class FullDisk(Fault):
+    """The disk of one member fills up: it ends, or serves on as far as it needs no more room."""
+
+    name = "full-disk"
+
+    @classmethod
+    def prepare(cls, cluster: Cluster, stack: ExitStack) -> None:
+        if disk.missing():
+            return
+        member = cluster.members[-1]
+        made = disk.PowerDisk(cluster.directory.resolve(), f"{member.name}.disk")
+        stack.callback(made.remove)
+        member.data_dir = made.folder / "data"
+
+    @classmethod
+    def available(cls, cluster: Cluster) -> str:
+        return disk.missing() or ("" if cls._victims(cluster) else "no member has its own disk")
+
+    @staticmethod
+    def _victims(cluster: Cluster) -> list[int]:
+        here = cluster.directory.stat().st_dev
+        members = enumerate(cluster.members)
+        return [i for i, m in members if m.running and m.data_dir.parent.stat().st_dev != here]
+
+    def begin(self) -> Done:
+        victims = self._victims(self.cluster)
+        if not victims:
+            return Done([])
+        self._victim = victims[0]
+        self._excuse = Excuse(self.cluster, self._victim)
+        self._ballast = self.cluster.members[self._victim].data_dir.parent / "ballast"
+        filled = _fill(self._ballast)
+        self._ended = self.ends(self._victim, END_S)
+        return Done(self.names([self._victim]), f"{filled >> 20} MiB of ballast")
+
+    def end(self, done: Done) -> None:
+        if not done.targets:
+            return
+        done.effect = int(not self.cluster.members[self._victim].running)
+        self._ballast.unlink()
+        if done.effect:
+            self._excuse.ends(done)
+        self.start_ended(self._victim)
+
+
+def _fill(path: Path) -> int:
+    """Take all the room there is; return how many bytes that were."""
+    size, step = 0, 1 << 30
+    with path.open("wb") as file:
+        while step >= 512:
+            try:
+                os.posix_fallocate(file.fileno(), size, step)
+                size += step
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                step //= 2
+    return size

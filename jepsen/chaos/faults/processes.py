@@ -1,0 +1,93 @@
+"""Members killed, ended and paused."""
+
+from __future__ import annotations
+
+import contextlib
+
+from jepsen.chaos.faults.base import Done, Fault
+
+
+class Kill(Fault):
+    """SIGKILL, then a start."""
+
+    def victims(self) -> list[int]:
+        raise NotImplementedError
+
+    def begin(self) -> Done:
+        self.chosen = self.victims()
+        self.cluster.kill(*self.chosen)
+        return Done(self.names(self.chosen), effect=len(self.chosen))
+
+    def end(self, done: Done) -> None:
+        self.cluster.start(*self.chosen, wait=False)
+
+
+class KillOne(Kill):
+    name = "kill"
+
+    def victims(self) -> list[int]:
+        return [self.random.choice(self.up())]
+
+
+class KillLeader(Kill):
+    name = "kill-leader"
+
+    def victims(self) -> list[int]:
+        return [self.leader()]
+
+
+class KillMajority(Kill):
+    name = "kill-majority"
+
+    def victims(self) -> list[int]:
+        return self.random.sample(self.up(), len(self.cluster.numbers) // 2 + 1)
+
+
+class KillAll(Kill):
+    name = "kill-all"
+
+    def victims(self) -> list[int]:
+        return self.up()
+
+
+class Terminate(Fault):
+    """SIGTERM and a start: a rolling restart, one member of it."""
+
+    name = "terminate"
+
+    def begin(self) -> Done:
+        self._victim = self.random.choice(self.up())
+        with contextlib.suppress(AssertionError):
+            self.cluster.stop(self._victim)
+        return Done(self.names([self._victim]), effect=1)
+
+    def end(self, done: Done) -> None:
+        if not self.cluster.members[self._victim].running:
+            self.cluster.start(self._victim, wait=False)
+
+
+class Pause(Fault):
+    """SIGSTOP, then SIGCONT."""
+
+    name = "pause"
+
+    def victims(self) -> list[int]:
+        return self.minority()
+
+    def begin(self) -> Done:
+        self.chosen = self.victims()
+        for number in self.chosen:
+            self.cluster.pause(number)
+        return Done(self.names(self.chosen), effect=len(self.chosen))
+
+    def end(self, done: Done) -> None:
+        for number in self.chosen:
+            with contextlib.suppress(RuntimeError):
+                self.cluster.resume(number)
+
+
+class PauseLeader(Pause):
+    name = "pause-leader"
+
+    def victims(self) -> list[int]:
+        return [self.leader()]
