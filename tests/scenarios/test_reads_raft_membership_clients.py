@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from jepsen.chaos.client import Connection, Failed
 from jepsen.history import Outcome
+from jepsen.hunts.base import Ground, Server
 from jepsen.hunts.processes import PATIENCE_S, Processes, until_answered
+from jepsen.hunts.reads import leader_paused_between_a_read_and_its_repetition
 from jepsen.sim.node import ELECTION_S, Node
 from kvstore.errors import EtcdError
 from kvstore.pb import rpc_pb2
@@ -116,6 +119,15 @@ def test_scenario_9586_a_real_member_that_comes_back_has_no_larger_term(three: P
         written = three.client(other).put(b"meanwhile").header.revision
     assert until_answered(lambda: three.client(away).get(b"meanwhile")).count == 1
     three.wait_revision(away, written)
+
+
+def test_scenario_20418_a_real_leader_paused_between_a_read_and_its_repetition(
+    tmp_path: Path,
+) -> None:
+    """Scenario 35 (20418, PR 21399): as it is found in etcd 3.4.23."""
+    tries = leader_paused_between_a_read_and_its_repetition(Ground(Server(), tmp_path))
+    with contextlib.closing(tries):
+        assert next(tries) == ""
 
 
 def test_scenario_1444_a_transaction_whose_answer_is_lost_is_not_repeated(
