@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -123,6 +124,7 @@ def page(result: Result, command: str) -> str:
     facts = {
         "seed": str(plan.seed),
         "members": f"{plan.size} × {shlex.join(plan.program)} {shlex.join(plan.flags)}",
+        "server": _version(plan.program),
         "clients": f"{plan.clients} for each workload, {plan.rate:g} operations a second each",
         "kvstore": own_version(),
         "Python": platform.python_version(),
@@ -137,6 +139,17 @@ def page(result: Result, command: str) -> str:
         facts=facts,
         left_out=result.left_out,
     )
+
+
+def _version(program: Sequence[str]) -> str:
+    """What the members' program says of itself, in one line."""
+    try:
+        told = subprocess.run(
+            [*program, "--version"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({error})"
+    return "; ".join(told.stdout.split("\n")[:2]).rstrip("; ") or "unknown"
 
 
 def summary(result: Result) -> str:

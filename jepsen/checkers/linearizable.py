@@ -39,6 +39,8 @@ from jepsen.verdict import Finding, Validity, Verdict
 CHECKER: Final = "linearizable"
 BUDGET: Final = 2_000_000
 """Configurations looked at for all keys together before the answer is unknown."""
+SHRINK_BUDGET: Final = 100_000
+"""Configurations for each try at making a counter-example smaller."""
 FOREVER: Final = 1 << 100
 """End of an operation that may still take effect."""
 
@@ -111,7 +113,7 @@ def check(ops: Iterable[Op], *, initial: Any = None, budget: int = BUDGET) -> Ve
             continue
         if stuck is not None:
             verdict.validity = Validity.INVALID
-            verdict.findings.append(_finding(key, calls, stuck, initial))
+            verdict.findings.append(_finding(key, by_key[key], calls[stuck].end, initial))
     return verdict
 
 
@@ -126,7 +128,7 @@ def _calls(ops: Sequence[Op], initial: Any) -> list[_Call]:
             continue
         result = op.result
         if op.f == READ:
-            result = _freeze(result[0] if isinstance(result, list) else result)
+            result = _freeze(_shown(op))
         open_ = op.outcome is Outcome.INFO
         end = FOREVER if open_ else op.end
         value = tuple(map(_freeze, op.value)) if op.f == CAS else _freeze(op.value)
@@ -135,12 +137,17 @@ def _calls(ops: Sequence[Op], initial: Any) -> list[_Call]:
     return _settle(calls, initial)
 
 
+def _shown(op: Op) -> Any:
+    """The value that a read shows."""
+    return op.result[0] if isinstance(op.result, list) else op.result
+
+
 def _freeze(value: Any) -> Any:
     """Values must be hashable."""
     return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
-def _written(call: _Call) -> Any:
+def _written(call: _Call | Op) -> Any:
     return call.value[1] if call.f == CAS else call.value
 
 
@@ -335,38 +342,48 @@ def _step(call: _Call, state: Any) -> tuple[Any, bool]:
 # -- the counter-example -------------------------------------------------------------------------
 
 
-def _finding(key: str, calls: Sequence[_Call], stuck: int, initial: Any) -> Finding:
+def _finding(key: str, ops: Sequence[Op], end: int, initial: Any) -> Finding:
     """Show the few operations around the failure: removing any more of them hides it."""
-    end = calls[stuck].end
-    few = [call for call in calls if call.start <= end]
-    few = _shrink(few, initial)
+    few = [op for op in ops if op.start <= end]
+    few = _shrink(few if _impossible(few, initial) else list(ops), initial)
     text = f"no order of the operations on {key!r} explains the answer of the last one"
-    return Finding("not linearizable", text, [call.op for call in few])
+    return Finding("not linearizable", text, sorted(few, key=lambda op: op.start))
 
 
-def _shrink(calls: list[_Call], initial: Any) -> list[_Call]:
-    """Leave out operations while the rest is still impossible. Reads may always be left out; a
-    write may be, if no one saw it: else its absence alone would be the contradiction."""
-    kept = calls
-    for call in reversed(calls):
-        if call.f != READ and _was_seen(call, kept, initial):
-            continue
-        rest = [other for other in kept if other is not call]
-        try:
-            if _Search(BUDGET // 20).run(rest, initial) is not None:
+def _impossible(ops: Sequence[Op], initial: Any) -> bool:
+    try:
+        return _Search(SHRINK_BUDGET).run(_calls(ops, initial), initial) is not None
+    except _BudgetSpent:
+        return False
+
+
+def _shrink(kept: list[Op], initial: Any) -> list[Op]:
+    """Leave out operations while the rest is still impossible, many at once first."""
+    size = max(1, len(kept) // 2)
+    while True:
+        before = len(kept)
+        at = 0
+        while at < len(kept):
+            gone, rest = kept[at : at + size], kept[:at] + kept[at + size :]
+            if not _missed(gone, rest, initial) and _impossible(rest, initial):
                 kept = rest
-        except _BudgetSpent:
-            continue
-    return kept
+            else:
+                at += size
+        if size == 1 and len(kept) == before:
+            return kept
+        size = max(1, size // 2)
 
 
-def _was_seen(call: _Call, calls: Iterable[_Call], initial: Any) -> bool:
-    value = _written(call)
-    return value == initial or any(
-        (other.f == READ and other.result == value) or (other.f == CAS and other.value[0] == value)
-        for other in calls
-        if other is not call
-    )
+def _missed(gone: Iterable[Op], rest: Iterable[Op], initial: Any) -> bool:
+    """Whether somebody saw what only they wrote: then their absence would be the contradiction."""
+    written = {_freeze(_written(op)) for op in gone if op.f != READ}
+    seen = set()
+    for op in rest:
+        if op.f != WRITE and op.outcome is Outcome.OK:
+            seen.add(_freeze(op.value[0] if op.f == CAS else _shown(op)))
+        if op.f != READ:
+            written.discard(_freeze(_written(op)))
+    return bool(written & seen - {initial})
 
 
 def overlaps(ops: Sequence[Op]) -> int:

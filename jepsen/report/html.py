@@ -18,6 +18,8 @@ from jepsen.verdict import Finding, Validity, Verdict, worst
 
 BARS = 160
 """Intervals on the line of time."""
+JUDGES = {"register": ("linearizable", "revisions")}
+"""Workload -> its checkers, where they are not called as it is."""
 MAX_OPS = 40
 """Operations shown of one finding."""
 
@@ -81,7 +83,7 @@ def render(
         "<h2>Line of time</h2>",
         _plots(ops, faults, samples, length),
         "<h2>Workloads</h2>",
-        _workload_table(ops),
+        _workload_table(ops, verdicts),
         "<h2>Faults</h2>",
         svg.faults_list(faults, length) if faults else "<p>None.</p>",
         _left_out(left_out or {}),
@@ -163,7 +165,8 @@ def _plots(
     return "".join(parts)
 
 
-def _workload_table(ops: Sequence[Op]) -> str:
+def _workload_table(ops: Sequence[Op], verdicts: Sequence[Verdict]) -> str:
+    by_checker = {verdict.checker: verdict for verdict in verdicts}
     rows = []
     for workload in sorted({op.workload for op in ops}):
         own = [op for op in ops if op.workload == workload]
@@ -171,12 +174,15 @@ def _workload_table(ops: Sequence[Op]) -> str:
         kinds = ", ".join(f"{n} {f}" for f, n in sorted(Counter(op.f for op in own).items()))
         errors = Counter(op.error for op in own if op.error).most_common(3)
         told = "; ".join(f"{n} × {escape(text[:90])}" for text, n in errors)
+        names = JUDGES.get(workload, (workload,))
+        judged = [by_checker[name] for name in names if name in by_checker]
         rows.append(
-            f"<tr><td>{escape(workload)}<td class=n>{counts[Outcome.OK]}"
+            f"<tr><td>{escape(workload)}<td>{_badge(worst(judged)) if judged else ''}"
+            f"<td class=n>{counts[Outcome.OK]}"
             f"<td class=n>{counts[Outcome.FAIL]}<td class=n>{counts[Outcome.INFO]}"
             f"<td>{escape(kinds)}<td>{told}"
         )
-    head = "<tr><th>Workload<th>ok<th>fail<th>info<th>Operations<th>Most frequent errors"
+    head = "<tr><th>Workload<th>Verdict<th>ok<th>fail<th>info<th>Operations<th>Most frequent errors"
     return f"<table>{head}{''.join(rows)}</table>"
 
 

@@ -177,6 +177,35 @@ def test_the_counter_example_is_small() -> None:
     assert any(o.result == [3, 1] for o in finding.ops)
 
 
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=60, deadline=None)
+def test_the_counter_example_is_minimal(seed: int) -> None:
+    """It shows the fault by itself, and without any of its reads, or of the writes that nobody in
+    it saw, it would not. (Without a write that somebody saw, only its absence would be shown.)"""
+    random = Random(seed)
+    ops = serve_registers(random, 60, keys=1)
+    reads = [one for one in ops if one.f == "read" and one.outcome is Outcome.OK]
+    random.choice(reads).result = random.choice(reads).result
+    for finding in linearizable.check(ops).findings:
+        few = finding.ops
+        assert linearizable.check(few).validity is Validity.INVALID
+        for one in few:
+            rest = [other for other in few if other is not one]
+            if one.f == "read" or not seen(one, rest):
+                assert linearizable.check(rest).validity is Validity.VALID, (one, few)
+
+
+def seen(one: Op, others: list[Op]) -> bool:
+    """Whether somebody was answered that he saw or compared what it wrote."""
+    value = one.value[1] if one.f == "cas" else one.value
+    return any(
+        (other.f == "read" and other.result[0] == value)
+        or (other.f == "cas" and other.value[0] == value)
+        for other in others
+        if other.outcome is Outcome.OK
+    )
+
+
 def test_a_spent_budget_is_unknown_not_valid() -> None:
     ops = [write(i, 0, 100) for i in range(12)] + [read(99, 50, 101)]
     verdict = linearizable.check(ops, budget=1000)

@@ -69,6 +69,20 @@ def test_the_verdict_comes_first_and_the_rest_is_there(validity: Validity) -> No
         assert text in page
 
 
+def test_each_workload_has_its_result_with_its_own_verdict() -> None:
+    """A register is as valid as the worse of its two checkers says."""
+    ops = [Op(0, w, "read", "k", None, 5, 9, Outcome.OK) for w in ("register", "set")]
+    verdicts = [
+        Verdict("linearizable", Validity.UNKNOWN),
+        Verdict("revisions", Validity.VALID),
+        Verdict("set", Validity.VALID),
+    ]
+    page = html.render(ops, verdicts, title="A run", command="-", facts={})
+    table = page[page.index("<h2>Workloads") : page.index("<h2>Faults")]
+    found = re.findall(r'<tr><td>(\w+)<td><span class="badge (\w+)"', table)
+    assert found == [("register", "unknown"), ("set", "valid")]
+
+
 def test_nothing_is_loaded_from_anywhere() -> None:
     tags = Tags()
     tags.feed(made(Validity.VALID))

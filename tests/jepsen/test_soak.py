@@ -82,6 +82,7 @@ def test_a_short_soak_run_writes_a_report_and_a_summary(tmp_path: Path) -> None:
     assert "--seed=3" in (tmp_path / "summary.txt").read_text()
     report = (tmp_path / "chaos-3-3" / "report.html").read_text()
     assert "--seed=3" in report
+    assert "<td>server<td>etcd Version: " in report
 
 
 @pytest.mark.parametrize("words", [["--minutes", "soon"], ["--chaos-seconds", "-"]])
