@@ -104,7 +104,7 @@ class Kube(Workload):
 
     async def begin(self, connections: Sequence[Connection]) -> None:
         for number, prefix in enumerate(CACHED):
-            cache = _Cache(self, FIRST_CACHE + number, prefix, list(connections))
+            cache = _Cache(self, FIRST_CACHE + number, prefix, connections)
             self._tasks.append(asyncio.create_task(cache.follow()))
 
     def finished(self, revision: int) -> bool:
@@ -158,7 +158,7 @@ class _Cache:
     """A cache of all objects below a prefix. What it holds is left to the checker to rebuild."""
 
     def __init__(
-        self, workload: Kube, client: int, prefix: str, connections: list[Connection]
+        self, workload: Kube, client: int, prefix: str, connections: Sequence[Connection]
     ) -> None:
         self._workload = workload
         self._client = client

@@ -37,7 +37,7 @@ class Watch(Workload):
 
     async def begin(self, connections: Sequence[Connection]) -> None:
         for number in range(WATCHERS):
-            follow = self._follow(number, list(connections))
+            follow = self._follow(number, connections)
             self._tasks.append(asyncio.create_task(follow))
 
     async def step(self, client: int, connection: Connection) -> None:
@@ -87,7 +87,7 @@ class Watch(Workload):
         op.revision = answer.header.revision
         op.result = bool(answer.deleted)
 
-    async def _follow(self, number: int, connections: list[Connection]) -> None:
+    async def _follow(self, number: int, connections: Sequence[Connection]) -> None:
         """Watch from revision 1 on, on another member after each break, behind what was seen."""
         next_revision, turn = 1, number
         finished = False

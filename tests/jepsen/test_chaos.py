@@ -43,7 +43,7 @@ def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path
     kinds = {fault.name for fault in faults}
     assert kinds | set(result.left_out) <= set(FAULTS)
     assert len(kinds) >= HAPPENED * len(set(FAULTS) - set(result.left_out))
-    assert len(said) == len(faults) + len(result.left_out)
+    assert len(said) >= len(faults) + len(result.left_out)
 
     ops = [record for record in result.records if isinstance(record, Op)]
     assert {op.workload for op in ops if op.outcome is Outcome.OK} == set(WORKLOADS)
