@@ -8,6 +8,7 @@ hangs is a finding like any other. The trade-off: a second for each start of Pyt
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import signal
@@ -132,7 +133,10 @@ def carry_out(turn: Turn) -> Done:
     began = time.monotonic()
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*turn.command, *turn.where], stdout=file, stderr=subprocess.STDOUT
+            [*turn.command, *turn.where],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # with all members that it starts
         )
         code = None
         try:
@@ -152,13 +156,13 @@ def carry_out(turn: Turn) -> Done:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let it end its members; kill it if it does not."""
+    """Let it end its members if it still runs; kill what is left of it and of them."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
-    if process.poll() is None:
-        process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

@@ -13,6 +13,7 @@ import pytest
 from jepsen.chaos.faults import FAULTS
 from jepsen.soak.cli import soak
 from jepsen.soak.turns import CUTS, MOST_CUTS, SIZES, Ended, Turn, carry_out, turns
+from kvstore.testing.processes import wait_until
 
 
 def turn(directory: Path, seed: int, program: str) -> Turn:
@@ -44,6 +45,21 @@ def test_a_turn_that_crashes_is_a_finding(tmp_path: Path) -> None:
     assert carry_out(turn(tmp_path, 1, "raise OSError")).ended is Ended.BROKEN
     assert carry_out(turn(tmp_path, 2, "import os; os.abort()")).ended is Ended.BROKEN
     assert soak([turn(tmp_path, 3, "{}[0]")], never(), tmp_path, lambda line: None) == 1
+
+
+def test_a_turn_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Members of a run that crashed would disturb all that come later."""
+    start = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid)"
+    done = carry_out(turn(tmp_path, 1, f"{start}; raise SystemExit(1)"))
+    pid = int((done.turn.directory / "output.txt").read_text().split()[-1])
+    wait_until(lambda: ended(pid), 30, "the process that it started is gone")
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def test_it_ends_when_time_is_up(tmp_path: Path) -> None:
