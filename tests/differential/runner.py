@@ -371,8 +371,9 @@ def _succeed(side: Side, method: str, request: Any, member: int = 0) -> Any:
 
 
 def _empty(side: Side) -> None:
-    """Remove all leases and keys."""
-    for lease in _succeed(side, "Lease/LeaseLeases", rpc_pb2.LeaseLeasesRequest()).leases:
-        side.call(0, "Lease/LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease.ID))
+    """Remove all leases and keys, in one order: the hashes of both histories are compared."""
+    leases = _succeed(side, "Lease/LeaseLeases", rpc_pb2.LeaseLeasesRequest()).leases
+    for lease in sorted(lease.ID for lease in leases):
+        side.call(0, "Lease/LeaseRevoke", rpc_pb2.LeaseRevokeRequest(ID=lease))
     everything = rpc_pb2.DeleteRangeRequest(key=b"\0", range_end=b"\0")
     _succeed(side, "KV/DeleteRange", everything)
