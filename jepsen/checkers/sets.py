@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from jepsen.checkers.bank import lost_transfers
 from jepsen.history import Op, Outcome
 from jepsen.verdict import Finding, Validity, Verdict
 
@@ -113,7 +114,8 @@ def _against_time(places: list[tuple[int, Op]]) -> list[Finding]:
 
 
 def check_bank(ops: Iterable[Op], *, total: int | None = None) -> Verdict:
-    """Judge workload ``bank``: every read has the same sum, and no account below zero.
+    """Judge workload ``bank``: every read has the same sum, and no account below zero; between two
+    reads there are the transfers that were made, no more and no fewer (`checkers.bank`).
 
     Args:
         total: the sum; None takes that of the first read.
@@ -133,6 +135,8 @@ def check_bank(ops: Iterable[Op], *, total: int | None = None) -> Verdict:
         below = {name: balance for name, balance in read.result.items() if balance < 0}
         if below:
             findings.append(Finding("guard ignored", f"below zero: {below}", [read]))
+    if not findings:
+        findings += lost_transfers(judged)
     return _verdict(BANK, judged, findings)
 
 

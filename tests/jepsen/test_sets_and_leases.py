@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jepsen.checkers.leases import NS_PER_S, check_leases, check_locks
 from jepsen.checkers.sets import check_bank, check_set
@@ -81,6 +84,69 @@ def test_banks(balances: list[dict[str, int]], kinds: set[str]) -> None:
     ops = [bank("read", None, i, i + 0.5, found) for i, found in enumerate(balances)]
     expected = Validity.INVALID if kinds else Validity.VALID
     assert judged(check_bank(ops)) == (expected, kinds)
+
+
+def test_a_transfer_that_is_lost_as_a_whole_is_found() -> None:
+    """The sum does not tell: each transfer is there or not, in the order of revisions."""
+    start = {"bank/0": 5, "bank/1": 5}
+    after = {"bank/0": 3, "bank/1": 7}
+    move = bank("transfer", [0, 1, 2], 2, 3, True, revision=3)
+    unknown = bank("transfer", [0, 1, 2], 2, 3, outcome=INFO)
+    touched = bank("transfer", [1, 0, 0], 3.5, 4, True, revision=3)
+
+    def read(balances: dict[str, int], at: float, revision: int) -> Op:
+        return bank("read", None, at, at + 0.1, balances, revision=revision)
+
+    first, right, wrong = read(start, 0, 2), read(after, 6, 4), read(start, 6, 4)
+    assert judged(check_bank([first, move, right])) == (Validity.VALID, set())
+    lost = (Validity.INVALID, {"transfer lost or made up"})
+    assert judged(check_bank([first, move, wrong])) == lost
+    assert judged(check_bank([first, right])) == lost
+    assert judged(check_bank([first, unknown, right])) == (Validity.VALID, set())
+    assert judged(check_bank([first, unknown, wrong])) == (Validity.VALID, set())
+    # Once only, and not any more after the guard was broken.
+    twice = read({"bank/0": 1, "bank/1": 9}, 8, 6)
+    assert judged(check_bank([first, unknown, right, twice])) == lost
+    between = read(start, 5, 3)
+    assert judged(check_bank([first, unknown, touched, between, right])) == lost
+
+
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=100, deadline=None)
+def test_a_right_bank_is_accepted_whatever_was_open(seed: int) -> None:
+    random = Random(seed)
+    balances = {f"bank/{n}": 2000 for n in range(3)}
+    written = dict.fromkeys(range(3), 0)
+    late: list[tuple[list[int], tuple[int, int]]] = []
+    ops, revision = [], 1
+    for at in range(60):
+        if late and random.random() < 0.3:  # an open one arrives, and its guard decides
+            value, guard = late.pop(random.randrange(len(late)))
+            if guard == (written[value[0]], written[value[1]]):
+                revision = _move(balances, written, value, revision)
+        if random.random() < 0.4:
+            ops.append(bank("read", None, at, at + 0.5, dict(balances), revision=revision))
+            continue
+        value = [*random.sample(range(3), 2), random.randint(1, 5)]
+        op = bank("transfer", value, at, at + 0.5)
+        ops.append(op)
+        if random.random() < 0.3:
+            op.outcome = INFO
+            late.append((value, (written[value[0]], written[value[1]])))
+        else:
+            revision = _move(balances, written, value, revision)
+            op.result, op.revision = True, revision
+    assert check_bank(ops).findings == []
+
+
+def _move(
+    balances: dict[str, int], written: dict[int, int], value: list[int], revision: int
+) -> int:
+    source, target, amount = value
+    balances[f"bank/{source}"] -= amount
+    balances[f"bank/{target}"] += amount
+    written[source] = written[target] = revision + 1
+    return revision + 1
 
 
 GRANT = lease("grant", 5, 0, 1, 5)
