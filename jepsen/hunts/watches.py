@@ -85,7 +85,7 @@ def progress_while_catching_up(ground: Ground) -> Tries:
         history = Book()
         keys = [b"history/%d" % number for number in range(HISTORY)]
         last = history.wrote_many(keys, client.put_many(keys, VALUE), VALUE)
-        for _ in range(5):
+        for _ in range(3):
             with watch_call(client) as call:
                 call.create(b"history/", 1)
                 for _ in range(QUESTIONS):
@@ -109,7 +109,7 @@ def watch_at_a_negative_revision(ground: Ground) -> Tries:
         book = Book()
         keys = [b"history/%d" % number for number in range(50)]
         last = book.wrote_many(keys, client.put_many(keys, VALUE), VALUE)
-        for _ in range(20):
+        for _ in range(10):
             with watch_call(client) as bad, watch_call(client) as good:
                 for _ in range(NEGATIVE):
                     bad.create(b"history/", -1)
