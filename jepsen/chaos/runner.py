@@ -35,6 +35,8 @@ from kvstore.testing.processes import PROGRAM
 
 RECOVERY_S = 60.0
 """After the healing every member must serve within this time."""
+CLIENTS_S = 60.0
+"""Longest time that what a client does may take after that: longer than any lease lives."""
 SAMPLE_S = 0.5
 _NOT_DONE = (NotInTime, MemberEnded, RuntimeError, OSError, StorageError, grpc.RpcError)
 """What a fault raises that could not be brought about or ended."""
@@ -130,7 +132,7 @@ class _Run:
         await self._break_things()
         verdicts = await self._recover()
         stop.set()
-        await asyncio.gather(*clients)
+        verdicts += await _clients_end(clients)
         for workload in self.workloads:
             with contextlib.suppress(Failed):
                 await workload.end(connections)
@@ -239,7 +241,7 @@ class _Run:
             await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.plan.fault_s)
             await asyncio.to_thread(fault.end, done)
         except _NOT_DONE as error:
-            done.detail = f"{done.detail} did not work: {error}"
+            done.detail = f"{done.detail} did not work: {str(error).partition(chr(10))[0]}"
             self.say(f"           {kind.name}: {done.detail}")
             await asyncio.to_thread(self._mend)
         self._follow_members()
@@ -278,6 +280,19 @@ class _Run:
     def _judge(self) -> list[Verdict]:
         looks = [scan_logs(self.cluster, self.done, self.ended), *faults_found(self.done)]
         return [*looks, *judge(self.recorder.records, self.workloads)]
+
+
+async def _clients_end(clients: Sequence[asyncio.Task[None]]) -> list[Verdict]:
+    """Wait for what clients are at; one that waits for something for ever is a finding."""
+    _, late = await asyncio.wait(clients, timeout=CLIENTS_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*clients, return_exceptions=bool(late))
+    if not late:
+        return []
+    text = f"{len(late)} of {len(clients)} clients still wait, {CLIENTS_S:g} s after the healing"
+    finding = Finding("clients wait in vain", text)
+    return [Verdict("clients", Validity.INVALID, len(clients), [finding])]
 
 
 __all__ = ["Plan", "Result", "run"]

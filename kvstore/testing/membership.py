@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -41,6 +42,11 @@ def add(cluster: Cluster, number: int, learner: bool, timeout_s: float) -> None:
         return True
 
     _again(added, timeout_s, f"{member.name} is added")
+    # A joining etcd asks any of them, and ends if that one has not heard of it yet.
+    for other in cluster.numbers:
+        if cluster.members[other].running:
+            heard = partial(_knows, cluster, other, member.peer_url)
+            _again(heard, timeout_s, f"{cluster.members[other].name} knows {member.name}")
     member.removed, member.learner = False, learner
     together = [cluster.members[i] for i in cluster.numbers]
     member.joins = ",".join(f"{m.name}={m.peer_url}" for m in together)
@@ -87,6 +93,16 @@ def wipe(cluster: Cluster, number: int) -> None:
     if member.running:
         raise RuntimeError(f"{member.name} runs")
     shutil.rmtree(member.data_dir, ignore_errors=True)
+
+
+def _knows(cluster: Cluster, other: int, url: str) -> bool:
+    call = cluster.channel(other).unary_unary(
+        "/etcdserverpb.Cluster/MemberList",
+        request_serializer=rpc_pb2.MemberListRequest.SerializeToString,
+        response_deserializer=rpc_pb2.MemberListResponse.FromString,
+    )
+    answer = call(rpc_pb2.MemberListRequest(linearizable=False), timeout=_ASK_S)
+    return any(url in member.peerURLs for member in answer.members)
 
 
 def _again(step: Callable[[], bool], timeout_s: float, what: str) -> None:

@@ -173,3 +173,12 @@ def test_a_member_whose_disk_is_lost_is_replaced(broken: Broken) -> None:
     ends(broken, fault, done)
     after = {broken.cluster.status(i).header.member_id for i in broken.cluster.numbers}
     assert len(after - before) == 1
+
+
+def test_a_snapshot_taken_under_load_is_restored_with_all_that_was_acknowledged(
+    broken: Broken,
+) -> None:
+    fault, done = begins(broken, "snapshot-restore")
+    assert done.checked == 1
+    assert "same hash" in done.detail
+    ends(broken, fault, done)

@@ -12,6 +12,7 @@ from jepsen.chaos.faults import (
     maintenance,
     members,
     processes,
+    snapshots,
 )
 from jepsen.chaos.faults.base import Done, Fault
 
@@ -54,6 +55,7 @@ FAULTS: dict[str, type[Fault]] = {
         maintenance.MoveLeader,
         maintenance.Compact,
         maintenance.Defragment,
+        snapshots.SnapshotRestore,
     )
 }
 

@@ -27,7 +27,8 @@ SYNC_DELAY_S = (0.02, 0.5)
 END_S = 10.0
 """How long a member may go on until it meets the failure; it is under load."""
 MANY_FAILURES = 50
-"""Failed syncs that a member cannot have survived by chance (a copy of the backend may fail)."""
+"""Failed syncs that a member cannot have survived by chance: a copy of the backend may fail. Of the
+log none may."""
 _ATTACH_S = 10.0
 
 
@@ -58,14 +59,19 @@ class SlowDisk(Fault):
 
 
 class _Syncs:
-    """One member's syncs changed: late by some seconds, or failing with EIO where that is 0."""
+    """One member's syncs changed: late by some seconds, or failing with EIO where that is 0.
 
-    def __init__(self, cluster: Cluster, number: int, delay_s: float) -> None:
+    Attributes:
+        log_alone: only those of the log fail (strace cannot tell them apart).
+    """
+
+    def __init__(self, cluster: Cluster, number: int, delay_s: float, log_alone: bool) -> None:
         member = cluster.members[number]
         self._shim = shim.Shim(member) if not shim.missing(cluster) else None
+        self.log_alone = log_alone and self._shim is not None
         if self._shim is not None:
             self._before = self._shim.sync_hits
-            self._shim.syncs(fail=not delay_s, delay_s=delay_s)
+            self._shim.syncs(fail=not delay_s, log_alone=log_alone, delay_s=delay_s)
             return
         assert member.process is not None
         self._trace = member.log_path.with_suffix(".strace")
@@ -77,7 +83,11 @@ class _Syncs:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         status = Path(f"/proc/{member.process.pid}/status")
-        wait_until(lambda: "TracerPid:\t0\n" not in _read(status), _ATTACH_S, "strace is attached")
+
+        def attached() -> bool:  # or ended already, at its first sync
+            return not member.running or "TracerPid:\t0\n" not in _read(status)
+
+        wait_until(attached, _ATTACH_S, "strace is attached")
 
     @property
     def hits(self) -> int:
@@ -123,7 +133,8 @@ class SlowSync(Fault):
         self._victim = self.random.choice(able)
         self._excuse = Excuse(self.cluster, self._victim)
         delay_s = self.delay_s()
-        self._syncs = _Syncs(self.cluster, self._victim, delay_s)
+        log_alone = self.random.random() < 0.5
+        self._syncs = _Syncs(self.cluster, self._victim, delay_s, log_alone)
         return Done(self.names([self._victim]), f"{delay_s:.2f} s each" if delay_s else "")
 
     def end(self, done: Done) -> None:
@@ -146,10 +157,10 @@ class FailingSync(SlowSync):
 
     def end(self, done: Done) -> None:
         super().end(done)
-        done.detail = f"{done.effect} failed"
-        if not self.cluster.members[self._victim].running:
+        done.detail = f"{done.effect} failed" + ", of the log alone" * self._syncs.log_alone
+        if self.ends(self._victim, END_S if done.effect else 0.0):
             self._excuse.ends(done)
-        elif done.effect > MANY_FAILURES:
+        elif done.effect > (0 if self._syncs.log_alone else MANY_FAILURES):
             text = f"{done.targets[0]} runs on after {done.effect} failed syncs"
             done.findings.append(Finding("failed syncs survived", text))
         self.start_ended(self._victim)

@@ -10,7 +10,7 @@ from jepsen.chaos.faults.base import Done, Fault
 from kvstore.pb import rpc_pb2
 
 
-class _Call(Fault):
+class Call(Fault):
     """A maintenance call under load."""
 
     def call(self, number: int, method: str, request: object, response: object) -> object | None:
@@ -26,7 +26,7 @@ class _Call(Fault):
         return None
 
 
-class MoveLeader(_Call):
+class MoveLeader(Call):
     name = "move-leader"
 
     def begin(self) -> Done:
@@ -45,7 +45,7 @@ class MoveLeader(_Call):
         return Done(self.names([target]))
 
 
-class Compact(_Call):
+class Compact(Call):
     name = "compact"
 
     def begin(self) -> Done:
@@ -59,7 +59,7 @@ class Compact(_Call):
         return Done(self.names([number]))
 
 
-class Defragment(_Call):
+class Defragment(Call):
     name = "defragment"
 
     def begin(self) -> Done:

@@ -10,14 +10,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 struct page {
-    uint32_t sync_fails;    /* 1: syncs return EIO */
+    uint32_t sync_fails;    /* 1: syncs return EIO; 2: those of the log alone */
     uint32_t sync_delay_us; /* before each sync */
     uint64_t sync_hits;
     int64_t clock_ns;       /* what the wall clock is off by */
@@ -51,26 +53,36 @@ __attribute__((constructor)) static void map_page(void)
     close(fd);
 }
 
-static int sync_fails(void)
+static int of_the_log(int fd)
 {
-    uint32_t delay_us = page->sync_delay_us;
-    if (delay_us || page->sync_fails)
+    char link[32], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    return strstr(path, "/wal/") != NULL;
+}
+
+static int sync_fails(int fd)
+{
+    uint32_t delay_us = page->sync_delay_us, which = page->sync_fails;
+    int fails = which == 1 || (which == 2 && of_the_log(fd));
+    if (delay_us || fails)
         __atomic_fetch_add(&page->sync_hits, 1, __ATOMIC_RELAXED);
     if (delay_us)
         usleep(delay_us);
-    if (page->sync_fails)
+    if (fails)
         errno = EIO;
-    return page->sync_fails;
+    return fails;
 }
 
 int fsync(int fd)
 {
-    return sync_fails() ? -1 : real_fsync(fd);
+    return sync_fails(fd) ? -1 : real_fsync(fd);
 }
 
 int fdatasync(int fd)
 {
-    return sync_fails() ? -1 : real_fdatasync(fd);
+    return sync_fails(fd) ? -1 : real_fdatasync(fd);
 }
 
 static int64_t wall_ns(const struct timespec *real)

@@ -74,10 +74,10 @@ class Shim:
         """Whether a member starts with the library (one that was added later does not)."""
         return _VARIABLE in member.environment
 
-    def syncs(self, *, fail: bool = False, delay_s: float = 0.0) -> None:
-        """Let every sync fail with EIO, or come later."""
+    def syncs(self, *, fail: bool = False, log_alone: bool = False, delay_s: float = 0.0) -> None:
+        """Let every sync (or every one of the log) fail with EIO, or all come later."""
         self._page.sync_delay_us = int(delay_s * 1e6)
-        self._page.sync_fails = fail
+        self._page.sync_fails = (2 if log_alone else 1) if fail else 0
 
     def clock(self, offset_s: float, drift: float = 0.0) -> None:
         """Move the wall clock at once, and let each second from now on gain `drift` more."""
