@@ -193,7 +193,8 @@ def directories_not_synced(patch: Patches) -> None:
     patch.set(lmdb_backend, "sync_directory", lambda path: None)
 
 
-@mutant("a failed sync ends the process", "scenario 32", *LOST, hunt=Power())
+@mutant("a failed sync ends the process", "scenario 32", "faults: failed syncs survived",
+        hunt=Chaos(("register",), ("failing-sync",), fault_s=4.0))  # fmt: skip
 def sync_errors_ignored(patch: Patches) -> None:
     def sync(fd: int) -> None:
         import os
