@@ -72,6 +72,7 @@ def _check_lease(ops: list[Op], findings: list[Finding]) -> None:
                 early = (hold.start + hold.result * NS_PER_S - seen.end) / NS_PER_S
                 text = f"lease {hold.key} was gone {early:.3f} s before its time"
                 findings.append(Finding("lease ended early", text, [hold, seen]))
+    gone += [op for op in ops if op.f == "revoke" and op.outcome is Outcome.OK]
     first_gone = min(gone, key=lambda op: op.end, default=None)
     if first_gone is None:
         return

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepsen.checkers import append, revisions, watch
+from jepsen.checkers.leases import NS_PER_S, check_leases, check_locks
 from jepsen.checkers.sets import check_set
 from jepsen.history import Op, Outcome
 from jepsen.verdict import Validity
@@ -109,6 +110,75 @@ def test_revisions(ops: list[Op]) -> None:
     verdict = revisions.check(ops)
     if right or not any(op.outcome is Outcome.INFO and op.f != "read" for op in ops):
         assert (verdict.validity is Validity.VALID) == right, verdict.findings
+
+
+@st.composite
+def leases(draw: st.DrawFn) -> list[Op]:
+    """What one client does with one lease, one after the other, in seconds."""
+    ops, now = [], 0
+    for _ in range(draw(st.integers(1, 6))):
+        f = draw(st.sampled_from(("renew", "look", "look", "revoke")))
+        start = now + draw(st.integers(1, 4))
+        end = now = start + draw(st.integers(1, 4))
+        result = {"renew": draw(st.sampled_from((0, 4, 4))), "look": draw(st.booleans())}.get(f)
+        outcome = Outcome.OK if f == "look" else draw(OUTCOMES)
+        ops.append(Op(0, "lease", f, "7", 4, start * NS_PER_S, end * NS_PER_S, outcome, result))
+    return [
+        Op(0, "lease", "grant", "7", 4, 0, NS_PER_S // 2, Outcome.OK, 4),
+        *ops,
+        Op(0, "lease", "look", "8", None, 0, 1, Outcome.OK, True),
+    ]
+
+
+def may_have_ended(end: float, ops: list[Op]) -> bool:
+    """Whether one lease that ended at a moment (in seconds) explains all answers.
+
+    It ends by a revocation, or when the time of each grant and renewal is over.
+    """
+    revoked = False
+    for op in ops:
+        start, stop = op.start / NS_PER_S, op.end / NS_PER_S
+        if op.f == "revoke" and op.outcome is not Outcome.FAIL and start <= end:
+            revoked = revoked or op.outcome is Outcome.INFO or end <= stop
+        if op.f == "revoke" and op.outcome is Outcome.OK and end > stop:
+            return False
+    for op in ops:
+        start, stop = op.start / NS_PER_S, op.end / NS_PER_S
+        if op.outcome is not Outcome.OK or op.f == "revoke":
+            continue
+        alive = op.result > 0 if op.f in ("grant", "renew") else op.result
+        if alive and start >= end:
+            return False
+        if not alive and stop < end:
+            return False
+        if op.f != "look" and alive and not revoked and start + op.result > end:
+            return False
+    return True
+
+
+@given(leases())
+@settings(max_examples=150, deadline=None)
+def test_leases(ops: list[Op]) -> None:
+    own = [op for op in ops if op.key == "7"]
+    right = any(may_have_ended(at / 4, own) for at in range(4 * 80))
+    verdict = check_leases(ops)
+    assert (verdict.validity is Validity.VALID) == right, verdict.findings
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_locks(writes: list[tuple[int, bool]]) -> None:
+    """Of two guarded writes that were let through the later one is of no earlier holder."""
+    ops = [
+        Op(0, "lock", "guarded_write", "l", held, at, at + 1, Outcome.OK, through, at)
+        for at, (held, through) in enumerate(writes)
+    ]
+    through = [held for held, done in writes if done]
+    verdict = check_locks(ops)
+    if through:
+        assert (verdict.validity is Validity.VALID) == (through == sorted(through))
+    else:
+        assert verdict.validity is Validity.UNKNOWN
 
 
 WRITES = 7
