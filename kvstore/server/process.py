@@ -595,6 +595,7 @@ class Server:
         self.backend_thread.wait()
         self.state.backend.replace(path)
         self.store.restore()
+        self._compact_due.set()  # a compaction may have been under way at the sender (CMP-09)
         self._restore_leases()
         self.state.cluster.restore(self.state.backend)
         self.member.applier.alarms.restore(self.state.backend)
