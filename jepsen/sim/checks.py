@@ -9,7 +9,7 @@ against a member. Nothing here changes what it sees, or draws chance.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from jepsen.sim.loop import Loop, Process, Violation
@@ -17,12 +17,15 @@ from jepsen.sim.node import TICK_S, Node, Observer
 from kvstore.errors import EtcdError
 from kvstore.membership import changes
 from kvstore.membership.cluster import Cluster
+from kvstore.mvcc.keyvalue import TOMBSTONE_MARK, decode_revision_key, key_of
 from kvstore.mvcc.store import DELETE, FIRST_REVISION, PUT, Event
 from kvstore.node.bootstrap import FIRST_TERM
 from kvstore.node.request import HEADER, HEADER_SIZE, Kind
 from kvstore.pb.kv_pb2 import KeyValue
+from kvstore.storage.backend import REVISIONS
 from kvstore.storage.wal import Batch
 from raft import CONF_CHANGE, Entry, decode_conf_change
+from raft.log import Log
 
 FULL_HASH_EVERY = 16
 """Applied indexes at which members' whole states are compared, if they stop there."""
@@ -67,6 +70,8 @@ class Checks(Observer):
         self.compacted = 0
         """The newest compaction that any member has applied."""
         self.counts: dict[str, int] = {}
+        self.on_leader: Callable[[Node], None] = lambda node: None
+        """Called with the first sight of each leader; a fault may be waiting for one."""
 
     def count(self, what: str) -> None:
         """Note that something happened, so that a test can say that faults and requests did."""
@@ -78,6 +83,20 @@ class Checks(Observer):
         self._running[node.process] = node
         self._seen_commit[node.id] = node.member.applied_index
         self._seen_revision[node.id] = node.store.revision
+        # What the log held is what was written to it, with nothing of what was replaced since.
+        log = node.member.raft.log
+        for index in range(log.snapshot_index + 2, log.last_index + 1):
+            self._compare_logged(node, index, log)
+
+    def _compare_logged(self, node: Node, index: int, log: Log) -> None:
+        [entry] = log.slice(index, index + 1, 1 << 40)
+        known = self._logged.get((index, entry[0]))
+        before = log.term_at(index - 1)
+        if known != (entry, before):
+            raise Violation(
+                f"log matching: {node.name} starts with {entry!r} after term {before} at {index},"
+                f" which was written as {known!r}"
+            )
 
     def submitted(self, node: Node, batch: Batch) -> None:
         """Log matching: an index and term name one entry with one history (section 5.3)."""
@@ -117,6 +136,7 @@ class Checks(Observer):
             raise Violation(f"election safety: {leader} and {node.name} both led term {term}")
         self.leaders[term] = node.name
         self._loop.trace(f"{node.name} leads term {term}")
+        self.on_leader(node)
         # Leader completeness: it holds what was committed in earlier terms (section 5.4).
         index = len(self.committed)
         while index and self._commit_terms[index - 1] >= term:
@@ -359,6 +379,27 @@ class Checks(Observer):
             return f"applied {positions} of {len(self.committed)}"
         return ""
 
+    def _compare_stored(self, node: Node) -> None:
+        """Compactions have removed what they hide from the backend, and nothing else (CMP-05)."""
+        compacted = node.store.compact_revision
+        expected = set()
+        for key, (revisions, values) in self._keys.items():
+            first = bisect_right(revisions, compacted)
+            if first and (revisions[first - 1] == compacted or values[first - 1] is not None):
+                first -= 1
+            pairs = zip(revisions[first:], values[first:], strict=True)
+            expected |= {(revision, key, value is None) for revision, value in pairs}
+        found = set()
+        for stored, value in node.backend.scan(REVISIONS, b"", None):
+            found.add(
+                (decode_revision_key(stored)[0], key_of(value), stored.endswith(TOMBSTONE_MARK))
+            )
+        if found != expected:
+            raise Violation(
+                f"{node.name}, compacted at {compacted}, still stores {sorted(found - expected)}"
+                f" and lacks {sorted(expected - found)}"
+            )
+
     def final(self) -> None:
         """Everything acknowledged is there, and all members are alike."""
         last = FIRST_REVISION + len(self.revisions)
@@ -366,6 +407,7 @@ class Checks(Observer):
             if node.store.revision != last:
                 raise Violation(f"{node.name} ends at revision {node.store.revision}, not {last}")
             self.compare_full(node)
+            self._compare_stored(node)
             for key in sorted(self._keys):
                 stored = node.store.get(key)
                 value = None if stored is None else KeyValue.FromString(stored)

@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="whether members come and go (default: drawn)",
     )
+    made.add_argument(
+        "--pre-vote",
+        action=argparse.BooleanOptionalAction,
+        help="whether candidates ask first (default: drawn)",
+    )
     made.add_argument("--without", type=_kinds, default=frozenset(), help=",".join(KINDS))
     made.add_argument("--skip", type=_numbers, default=frozenset(), help="faults, by number")
     made.add_argument(
@@ -101,6 +106,7 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
         watchers=options.watchers,
         chaos_s=options.chaos,
         changes=options.changes,
+        pre_vote=options.pre_vote,
         without=options.without,
         skip=options.skip,
         files=options.files,

@@ -40,6 +40,8 @@ class Disk:
         """Make a log that begins with `start`, as `Wal.create` does."""
         self.write_s = 0.002
         """Mean time of a group's write."""
+        self.stuck_until = 0.0
+        """Time until which no write gets done."""
         self.failing = ""
         """Why the next write fails; empty: it does not."""
         self._log = Replay(
@@ -131,6 +133,7 @@ class DiskWriter:
     def _start(self) -> None:
         self._writing, self._queue = self._queue, []
         delay = self._loop.random.expovariate(1 / self._disk.write_s)
+        delay += max(self._disk.stuck_until - self._loop.now, 0.0)
         self._loop.after(delay, f"{self._name} wrote", self._finish, self._process)
 
     def _finish(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from jepsen.sim.checks import Checks
 from jepsen.sim.loop import Loop
@@ -14,9 +15,14 @@ from kvstore.pb import rpc_pb2
 
 KINDS = (
     "crash", "crash_all", "partition", "one_way", "isolate_leader", "transfer", "pause",
-    "slow_disk", "bad_network", "ambush", "partial", "disk_fails", "defragment",
+    "slow_disk", "bad_network", "ambush", "partial", "disk_fails", "defragment", "hold", "unseat",
+    "stuck_disk", "relic",
 )  # fmt: skip
 """All kinds of faults but `heal`, which ends what the network suffers."""
+
+
+RELIC_S = 6.0
+"""Most time for which the messages of a leader are held back for its successor to come."""
 
 
 class Faults:
@@ -46,10 +52,12 @@ class Faults:
     def stop(self) -> None:
         """Undo every fault and bring no more."""
         self._stopped = True
+        self._checks.on_leader = _nobody
         self._network.heal()
         for node in self._nodes:
             node.disk.write_s = node.commit_s = 0.002
             node.disk.failing = ""
+            node.disk.stuck_until = 0.0
             node.process.paused_until = 0.0
             _start(node)
 
@@ -94,22 +102,30 @@ class Faults:
 
     def _ambush(self) -> None:
         """A crash around the time at which a snapshot is installed: with its record on the way to
-        the log, or durable while the backend is still the old one."""
+        the log, durable while the backend is still the old one, or with the new one in use; or a
+        crash after the log was shortened."""
         random, loop = self._random, self._loop
+        at_snapshot = random.random() < 0.7
         for node in self._nodes:
 
             def strike(node: Node = node) -> None:
                 life = node.process.life
-                delay = random.expovariate(1 / node.disk.write_s) if random.random() < 0.7 else 0.0
+                delay = random.choice(
+                    (0.0, random.expovariate(1 / node.disk.write_s), random.uniform(0.0, 0.3))
+                )
 
                 def crash() -> None:
                     if node.process.life == life:
-                        self._checks.count("crash at a snapshot")
+                        what = "at a snapshot" if at_snapshot else "after the log was shortened"
+                        self._checks.count(f"crash {what}")
                         self._crash_node(node, random.expovariate(1 / 0.5))
 
                 loop.after(delay, f"{node.name} ambushed", crash)
 
-            node.on_snapshot_logged = strike
+            if at_snapshot:
+                node.on_snapshot_logged = strike
+            else:
+                node.on_log_released = strike
 
     def _partition(self) -> None:
         """Two groups that do not hear of each other."""
@@ -191,7 +207,7 @@ class Faults:
     def _pause(self) -> None:
         node = self._pick()
         if node.up and not node.process.paused_until:
-            seconds = self._random.expovariate(1 / 1.0)
+            seconds = self._random.expovariate(1 / self._random.choice((1.0, 1.0, 3.0)))
             node.pause(seconds)
             life = node.process.life
 
@@ -206,12 +222,103 @@ class Faults:
         node.disk.write_s = self._random.choice((0.002, 0.05, 0.5))
         node.commit_s = self._random.choice((0.002, 0.05, 0.5))
 
+    def _stuck_disk(self) -> None:
+        """No write of the log gets done for a while, which may outlast a leadership."""
+        self._pick().disk.stuck_until = self._loop.now + self._random.uniform(0.5, 4.0)
+
+    def _hold(self) -> None:
+        """What one member sends, or is sent, arrives late, often in a later term."""
+        random, node = self._random, self._pick()
+        seconds = random.choice((0.3, 1.0, 3.0))
+        outwards, inwards = random.choice(((1.0, 0.0), (0.0, 1.0), (0.7, 0.7)))
+        for other in self._nodes:
+            if other is not node:
+                if random.random() < outwards:
+                    self._network.hold(node.id, other.id, seconds * random.uniform(0.5, 1.5))
+                if random.random() < inwards:
+                    self._network.hold(other.id, node.id, seconds * random.uniform(0.5, 1.5))
+
+    def _unseat(self) -> None:
+        """The next leaders lose the others, or crash, with their first entries on their way."""
+        random, left = self._random, self._random.randint(1, 4)
+        within_s = random.choice((0.005, 0.05))
+
+        def elected(node: Node) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self._checks.on_leader = _nobody
+            life, crashes = node.process.life, random.random() < 0.5
+            seconds = random.uniform(0.1, 1.0) if crashes else random.uniform(1.0, 4.0)
+
+            def strike() -> None:
+                if node.process.life != life or self._stopped:
+                    return
+                self._checks.count("leader unseated")
+                if crashes:
+                    self._crash_node(node, seconds)
+                else:
+                    self._isolate(node, seconds)
+
+            delay = random.expovariate(1 / within_s)
+            self._loop.after(delay, f"{node.name} unseated", strike)
+
+        self._checks.on_leader = elected
+
+    def _relic(self) -> None:
+        """What a leader sends arrives only after its successor has fallen, before the next one."""
+        random, loop, network = self._random, self._loop, self._network
+        leaders = [node for node in self._nodes if node.up and node.member.is_leader]
+        if not leaders:
+            return
+        old = leaders[-1]
+        links = [(old.id, other.id) for other in self._nodes if other is not old]
+        for link in links:
+            network.hold(*link, RELIC_S)
+
+        def elected(node: Node) -> None:
+            if node is old:
+                return
+            self._checks.on_leader = _nobody
+            life, away_s = node.process.life, random.uniform(1.0, 4.0)
+
+            def strike() -> None:
+                if not self._stopped and node.process.life == life:
+                    self._checks.count("successor fell")
+                    if random.random() < 0.5:
+                        self._crash_node(node, away_s)
+                    else:
+                        self._isolate(node, away_s)
+                for link in links:
+                    label = "what the predecessor had sent flows"
+                    loop.after(random.uniform(0.0, 1.0), label, partial(network.release, link))
+
+            loop.after(random.expovariate(1 / 0.02), f"{node.name} is to fall", strike)
+
+        self._checks.on_leader = elected
+
+    def _isolate(self, node: Node, seconds: float) -> None:
+        pairs = [(node.id, other.id) for other in self._nodes if other is not node]
+        pairs += [(to, from_) for from_, to in pairs]
+        for pair in pairs:
+            self._network.cut(*pair)
+
+        def mend() -> None:
+            for pair in pairs:
+                self._network.mend(*pair)
+
+        self._loop.after(seconds, f"{node.name} is heard again", mend)
+
     def _bad_network(self) -> None:
         random, network = self._random, self._network
         network.drop = random.choice((0.0, 0.02, 0.2))
         network.double = random.choice((0.0, 0.1))
         network.late = random.choice((0.0, 0.05, 0.3))
         network.delay_s = random.choice((0.0005, 0.005, 0.05))
+
+
+def _nobody(node: Node) -> None:
+    pass
 
 
 def _start(node: Node) -> None:

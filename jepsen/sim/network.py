@@ -1,4 +1,4 @@
-"""The network between members: it delays, reorders, drops and doubles, and it can be cut.
+"""The network between members: it delays, reorders, drops, doubles, holds back; it can be cut.
 
 Messages cross it as bytes, through the peer transport's codec, so no two members share an object.
 A PROPOSE is never doubled: proposals are not idempotent, and the transport sends each frame once.
@@ -16,6 +16,8 @@ from kvstore.peer.handshake import Standing
 from kvstore.storage.memory_backend import MemoryBackend
 from raft import Message, MessageKind
 
+HELD_GAP_S = 0.0005
+"""Mean gap between messages that were held back, when they flow again."""
 Answered = Callable[[bytes | EtcdError | None], None]
 """Gets the answer to a call; None when the connection was lost."""
 
@@ -50,13 +52,36 @@ class Network:
         """Mean delay."""
         self._loop = loop
         self._cut: set[tuple[int, int]] = set()
+        self._held: dict[tuple[int, int], list[Callable[[], None]]] = {}
+        """Links that hold messages back -> those that should have arrived."""
 
     def cut(self, from_: int, to: int) -> None:
         """Cut one direction."""
         self._cut.add((from_, to))
 
+    def mend(self, from_: int, to: int) -> None:
+        """Undo `cut`."""
+        self._cut.discard((from_, to))
+
+    def hold(self, from_: int, to: int, seconds: float) -> None:
+        """Hold back what one member sends to another; then deliver it in order."""
+        link = (from_, to)
+        if link not in self._held:
+            self._held[link] = []
+            label = f"{self.endpoints[from_].name}>{self.endpoints[to].name} flows"
+            self._loop.after(seconds, label, lambda: self.release(link))
+
+    def release(self, link: tuple[int, int]) -> None:
+        """Deliver what was held back; without a hold this does nothing."""
+        delay = 0.0
+        for arrive in self._held.pop(link, ()):
+            delay += self._loop.random.expovariate(1 / HELD_GAP_S)
+            self._loop.after(delay, "a message held back", arrive)
+
     def heal(self) -> None:
-        """Mend every cut and lose nothing more."""
+        """Mend every cut, hold nothing back and lose nothing more."""
+        for link in list(self._held):
+            self.release(link)
         self._cut.clear()
         self.drop = self.double = self.late = 0.0
         self.delay_s = 0.002
@@ -110,10 +135,11 @@ class Network:
         receiver = self.endpoints[to]
 
         def arrive() -> None:
-            if self.is_cut(from_, to) or self._refused(from_, to):
-                return
-            for _, body in FrameReader().feed(frame):
-                receiver.receive(decode_message(body))
+            if (from_, to) in self._held:
+                self._held[from_, to].append(arrive)
+            elif not self.is_cut(from_, to) and not self._refused(from_, to):
+                for _, body in FrameReader().feed(frame):
+                    receiver.receive(decode_message(body))
 
         label = (
             f"{self.endpoints[from_].name}>{receiver.name} {message.kind.name} {message.term}"

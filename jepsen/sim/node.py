@@ -30,7 +30,7 @@ from kvstore.node.member import Limits, Member, load_applied, store_applied
 from kvstore.node.retirement import Retirement
 from kvstore.peer.handshake import Standing
 from kvstore.server import datadir
-from kvstore.server.config import Config as Config
+from kvstore.server.config import Config
 from kvstore.server.features import COMPACT_HASH_CHECK, DEFAULT_GATES, LEASE_CHECKPOINT
 from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.memory_backend import MemoryBackend
@@ -51,6 +51,8 @@ COMPACT_PAUSE_S = 0.1
 ELECTION_S = TICK_S * ELECTION_TICKS
 REQUEST_TIMEOUT_S = 2.0
 MIN_TTL_S = 2
+COMMIT_INTERVALS_S = (0.1, 0.1, 1.0)
+"""Between two commits of a member's backend: with long ones much is pending at any time."""
 COMMIT_S = 0.002
 """Mean time of a backend's commit, and of other work of its thread."""
 HASH_CHECK_S = 7.0
@@ -108,6 +110,8 @@ class Node:
         snapshot_count: int,
         state: tuple[MemoryBackend, LogState],
         folder: Path | None = None,
+        *,
+        pre_vote: bool,
     ) -> None:
         """Args:
         snapshot_count: applied entries between two compactions of the log.
@@ -126,6 +130,8 @@ class Node:
             heartbeat_ms=tick_ms,
             election_ms=tick_ms * ELECTION_TICKS,
             snapshot_count=snapshot_count,
+            pre_vote=pre_vote,
+            backend_batch_interval_s=loop.random.choice(COMMIT_INTERVALS_S),
             compaction_batch_limit=COMPACT_BATCH,
             compaction_sleep_s=COMPACT_PAUSE_S,
             watch_progress_interval_s=1.0,
@@ -159,6 +165,8 @@ class Node:
         """What clients are asking."""
         self.on_snapshot_logged: Callable[[], None] = _nothing
         """A fault may be waiting for the record of a snapshot to go to the log."""
+        self.on_log_released: Callable[[], None] = _nothing
+        """Or for the log to be shortened."""
         self.on_death: Callable[[], None] = _nothing
         """Called when the process has ended by itself."""
 
@@ -222,7 +230,7 @@ class Node:
                 applied = load_applied(self.backend)
                 assert applied is not None
         self.files.clear()
-        self.on_snapshot_logged = _nothing
+        self.on_snapshot_logged = self.on_log_released = _nothing
         last = recovered.snapshot.index + len(recovered.entries)
         if not recovered.snapshot.index <= applied.index <= last:
             raise Violation(

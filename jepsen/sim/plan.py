@@ -33,6 +33,8 @@ class Plan:
     """Virtual seconds of faults."""
     changes: bool | None = None
     """Whether members come and go; None: drawn."""
+    pre_vote: bool | None = None
+    """Whether candidates ask first; safety must not need it. None: drawn."""
     without: frozenset[str] = frozenset()
     """Kinds of faults that are left out."""
     skip: frozenset[int] = frozenset()
@@ -65,6 +67,8 @@ class Plan:
             words.append(f"--chaos {self.chaos_s:g}")
         if self.changes is not None:
             words.append("--changes" if self.changes else "--no-changes")
+        if self.pre_vote is not None:
+            words.append("--pre-vote" if self.pre_vote else "--no-pre-vote")
         if self.without:
             words.append(f"--without {','.join(sorted(self.without))}")
         if self.skip:

@@ -152,6 +152,7 @@ class SimLogWriter:
 
     def release(self, index: int) -> None:
         self._server.node.writer.release(index)
+        self._server.node.on_log_released()
 
     def close(self) -> None:
         """The disk is not the process's."""

@@ -72,6 +72,8 @@ class Simulation:
         self.checks = Checks(self.loop, Cluster.bootstrap(MemoryBackend(), initial, "sim"))
         self.loop.look = self.checks.observe
         self.nodes = self.checks.nodes
+        drawn_pre_vote = plan.stream("pre-vote").random() < 0.7
+        self._pre_vote = drawn_pre_vote if plan.pre_vote is None else plan.pre_vote
         self._snapshot_count = random.choice((8, 20, 60))
         for name, urls in initial.items():
             self._make(name, compute_member_id(urls, "sim"), bootstrapped(initial))
@@ -105,6 +107,7 @@ class Simulation:
             self._snapshot_count,
             state,
             Path(self._folder.name) / name if self._folder is not None else None,
+            pre_vote=self._pre_vote,
         )
         self.nodes.append(node)
         self.network.endpoints[member_id] = node
@@ -222,6 +225,8 @@ class Simulation:
                 return f"{node.name} is not there yet"
             if node.lessor.ids():
                 return f"{node.name} has leases {node.lessor.ids()}"
+            if node.store.finished_compact_revision < node.store.compact_revision:
+                return f"{node.name} has not compacted up to {node.store.compact_revision}"
         if reason := self.checks.converged():
             return reason
         for watcher in self.watchers:
