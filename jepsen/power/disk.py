@@ -4,10 +4,15 @@
 was not on the disk: pages of the page cache, of memory maps too, and transactions of the journal.
 After an unmount and a mount the files are as a power cut leaves them. (What it cannot show: a drive
 that lies about its own cache.) Needs root and loop devices; `missing` says what is not there.
+
+The image takes its space from a small file system in memory. When that is filled up (`starve`),
+blocks that were never written before cannot be: a write still goes into the page cache, its sync
+fails, and the data are gone, as with a drive that breaks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -18,6 +23,8 @@ from typing import Final
 
 SIZE_BYTES: Final = 256 * 1024 * 1024
 """Size of the image; a sparse file."""
+ROOM_BYTES: Final = 128 * 1024 * 1024
+"""What it may take of memory."""
 
 _EXT4_IOC_SHUTDOWN: Final = 0x8004587D
 _NO_LOG_FLUSH: Final = 2
@@ -52,9 +59,13 @@ class PowerDisk:
     def __init__(self, directory: Path, name: str) -> None:
         """Make the image and mount it. Raises DiskError."""
         self.folder = directory / name
-        self._image = directory / f"{name}.img"
+        self._room = directory / f"{name}.room"
+        self._image = self._room / "image"
+        self._filler = self._room / "filler"
         self.mounted = False
         self.folder.mkdir(parents=True)
+        self._room.mkdir()
+        _run("mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "none", str(self._room))
         with self._image.open("wb") as file:
             file.truncate(SIZE_BYTES)
         _run("mkfs.ext4", "-q", "-F", str(self._image))
@@ -64,6 +75,13 @@ class PowerDisk:
         """Mount it; the journal is replayed."""
         _run("mount", "-o", "loop", str(self._image), str(self.folder))
         self.mounted = True
+
+    def starve(self) -> None:
+        """Let syncs of what needs new blocks fail from now on, until `restore`."""
+        zeros = bytes(1024 * 1024)
+        with self._filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(zeros):
+                pass
 
     def cut(self) -> None:
         """Cut the power now: nothing that was not synced survives, nothing can be written."""
@@ -76,6 +94,7 @@ class PowerDisk:
     def restore(self) -> None:
         """Unmount and mount again, after all who had files open are gone."""
         self.unmount()
+        self._filler.unlink(missing_ok=True)
         self.mount()
 
     def unmount(self) -> None:
@@ -86,4 +105,4 @@ class PowerDisk:
     def remove(self) -> None:
         """Unmount it and delete the image."""
         self.unmount()
-        self._image.unlink(missing_ok=True)
+        _run("umount", str(self._room))

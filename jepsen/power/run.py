@@ -1,5 +1,7 @@
 """Cut the power of one member or of all, again and again, while clients write.
 
+Every second time the disk breaks first: syncs fail, and what they should have written is gone.
+
 What must hold: every member starts again by itself, and every write that was acknowledged is there
 with its revision, on every member (scenarios 27 to 31 of docs/reliability.md).
 """
@@ -26,6 +28,8 @@ KEYS = 500
 LEAST_WRITES = 20
 """Acknowledged writes before each cut, at least."""
 RECOVERY_S = 60.0
+DYING_S = 0.5
+"""Most time during which a disk fails before the cut."""
 
 
 @dataclass(slots=True)
@@ -65,6 +69,7 @@ def cut_again_and_again(
     cuts: int,
     seed: int,
     size: int = 3,
+    value_bytes: int = VALUE_BYTES,
     program: Sequence[str] = PROGRAM,
     flags: Sequence[str] = ("--snapshot-count=500",),
     say: Callable[[str], None] = print,
@@ -76,7 +81,7 @@ def cut_again_and_again(
         seed: of who is hit and when.
     """
     with powered_cluster(directory, size, program, flags) as (cluster, disks):
-        return asyncio.run(_Cutter(cluster, disks, Random(seed), say).run(cuts))
+        return asyncio.run(_Cutter(cluster, disks, Random(seed), value_bytes, say).run(cuts))
 
 
 class _Cutter:
@@ -85,11 +90,13 @@ class _Cutter:
         cluster: Cluster,
         disks: Sequence[PowerDisk],
         random: Random,
+        value_bytes: int,
         say: Callable[[str], None],
     ) -> None:
         self.cluster = cluster
         self.disks = disks
         self.random = random
+        self.value_bytes = value_bytes
         self.say = say
         self.report = Report()
         self.newest: dict[bytes, tuple[int, bytes]] = {}
@@ -136,6 +143,11 @@ class _Cutter:
         while self.report.acknowledged < before + LEAST_WRITES:
             await asyncio.sleep(0.01)
         await asyncio.sleep(self.random.uniform(0.0, 0.4))
+        if self.random.random() < 0.5:
+            # What a member acknowledges although its syncs fail it cannot keep.
+            for number in victims:
+                self.disks[number].starve()
+            await asyncio.sleep(self.random.uniform(0.0, DYING_S))
         for number in victims:
             self.disks[number].cut()
         for number in victims:
@@ -153,7 +165,7 @@ class _Cutter:
         while not stop.is_set():
             self._count += 1
             key = b"power/%04d" % self.random.randrange(KEYS)
-            value = b"%d/" % self._count + b"x" * VALUE_BYTES
+            value = b"%d/" % self._count + b"x" * self.value_bytes
             try:
                 answer = await connection.call("put", key=key, value=value, timeout_s=2.0)
             except Failed:

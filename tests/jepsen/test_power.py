@@ -41,6 +41,27 @@ def test_a_cut_loses_what_was_not_synced_and_nothing_else(tmp_path: Path) -> Non
         made.remove()
 
 
+def test_a_starved_disk_takes_writes_whose_syncs_fail_and_forgets_them(tmp_path: Path) -> None:
+    """As a drive that breaks; what was written before stays."""
+    made = PowerDisk(tmp_path, "disk")
+    try:
+        descriptor = os.open(made.folder / "file", os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, b"x" * 5000)
+        os.fsync(descriptor)
+        made.starve()
+        assert os.pwrite(descriptor, b"y" * 50_000, 1 << 20) == 50_000
+        with pytest.raises(OSError, match="No space"):
+            os.fsync(descriptor)
+        os.close(descriptor)
+        made.cut()
+        made.restore()
+        content = (made.folder / "file").read_bytes()
+        assert content.startswith(b"x" * 5000)
+        assert b"y" not in content
+    finally:
+        made.remove()
+
+
 def test_scenario_14143_twenty_cuts_lose_no_acknowledged_write(tmp_path: Path) -> None:
     """One member or all of them at once, at any moment."""
     report = cut_again_and_again(tmp_path, cuts=CUTS, seed=11, say=lambda line: None)
