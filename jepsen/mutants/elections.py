@@ -12,15 +12,33 @@ from raft.log import Log
 from raft.quorum import VoteResult, joint_vote
 from raft.tracker import Tracker
 
-TWO_LEADERS = ("election safety", "log matching")
+TWO_LEADERS = ("election safety", "log matching", "leader completeness")
 """Seen as such, or by the entries of both."""
 STORM = Sim(
-    faults=("isolate_leader", "crash", "bad_network", "slow_disk", "one_way", "crash_all"),
+    faults=("isolate_leader", "crash", "bad_network", "slow_disk", "crash_all", "hold", "unseat"),
     clients=2,
     pre_vote=False,
     transactors=0,
+    watchers=0,
 )
-LONELY = Sim(faults=("isolate_leader",), every_s=1.2, clients=8, pre_vote=False, transactors=0)
+DUELS = Sim(
+    faults=("hold", "unseat"),
+    every_s=0.6,
+    clients=1,
+    chaos_s=60.0,
+    pre_vote=False,
+    transactors=0,
+    watchers=0,
+)
+"""Candidates that hear each other late."""
+LONELY = Sim(
+    faults=("isolate_leader", "unseat"),
+    every_s=1.0,
+    clients=8,
+    pre_vote=False,
+    transactors=0,
+    watchers=0,
+)
 """Leaders are cut off for long enough to get a long log that nobody wants."""
 CRASHES = replace(STORM, crash_at_votes=True)
 """Elections without end."""
@@ -138,7 +156,7 @@ def leader_ignores_later_terms(patch: Patches) -> None:
 
 
 @mutant("a candidate follows the leader of its term", "Raft 5.2", *TWO_LEADERS, "a member fails",
-        hunt=CRASHES)  # fmt: skip
+        hunt=DUELS)  # fmt: skip
 def candidate_takes_late_votes(patch: Patches) -> None:
     """Answers to votes of an earlier term count in this one."""
 

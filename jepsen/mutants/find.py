@@ -12,7 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from jepsen.mutants.registry import Chaos, Mutant, Power, Sim
 
@@ -44,10 +44,12 @@ INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
     ("answers agree with the history", r"was answered"),
     ("a member starts with what it had",
      r"cannot start|hard_state\.|outside the log|follow on|contradicts the segments|beyond the"),
+    ("what a compaction leaves", r"still stores .* and lacks"),
     ("liveness", r"no write through|not settled"),
 )  # fmt: skip
 """(name, pattern of the simulation's messages); what fits none is an exception of a member's."""
 MEMBER_FAILS: Final = "a member fails"
+NEVER_CALLED: Final = "no patched function was ever called"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Outcome:
     seconds: float
     text: str = ""
     expected: bool = True
+    calls: int | None = None
+    """Calls of patched functions in the simulation; from real members, how many were called."""
 
 
 def half_of(mutant: Mutant) -> str:
@@ -84,20 +88,33 @@ def hunt(mutant: Mutant, *, first_seed: int = 0, budget_s: float = SIM_BUDGET_S)
         logging.disable(disabled)
 
 
+class Found(NamedTuple):
+    """What one half came to; `by` is "" if it saw nothing."""
+
+    by: str
+    tries: int
+    text: str
+    calls: int | None
+    """None: not known."""
+
+
 def _hunt(mutant: Mutant, first_seed: int, budget_s: float) -> Outcome:
     plan = mutant.hunt
     # A simulation's cost is its processor time: others' load on the machine says nothing.
     clock = time.process_time if isinstance(plan, Sim) else time.monotonic
     began = clock()
     if isinstance(plan, Sim):
-        by, tries, text = _simulate(mutant, plan, first_seed, budget_s)
+        found = _simulate(mutant, plan, first_seed, budget_s)
     elif isinstance(plan, Chaos):
-        by, tries, text = _chaos(mutant, plan, first_seed)
+        found = _chaos(mutant, plan, first_seed)
     else:
-        by, tries, text = _power(mutant, plan, first_seed)
+        found = _power(mutant, plan, first_seed)
     took = clock() - began
+    by, tries, text, calls = found
     expected = not by or by in mutant.told_by
-    return Outcome(mutant.name, half_of(mutant), by, tries, took, text, expected)
+    if calls == 0:
+        by, text, expected = "", f"{NEVER_CALLED}, so nothing is broken", False
+    return Outcome(mutant.name, half_of(mutant), by, tries, took, text, expected, calls)
 
 
 def invariant(text: str) -> str:
@@ -108,28 +125,32 @@ def invariant(text: str) -> str:
     return MEMBER_FAILS
 
 
-def _simulate(mutant: Mutant, plan: Sim, first_seed: int, budget_s: float) -> tuple[str, int, str]:
+def _simulate(mutant: Mutant, plan: Sim, first_seed: int, budget_s: float) -> Found:
     from jepsen.mutants.simulation import Violation, simulate
 
     end = time.process_time() + budget_s
-    with mutant.applied():
-        tries = 0
+    other, tries = ("", 0, ""), 0
+    with mutant.applied() as patches:
         while tries < plan.seeds and (not tries or time.process_time() < end):
+            tries += 1
             try:
-                simulate(first_seed + tries, plan)
+                simulate(first_seed + tries - 1, plan)
             except Violation as violation:
                 text = str(violation).splitlines()[0]
-                return invariant(text), tries + 1, text
-            tries += 1
-    return "", tries, ""
+                other = (invariant(text), tries, text)
+                if other[0] in mutant.told_by:
+                    break
+        else:
+            other = other if other[0] else ("", tries, "")
+    return Found(*other, sum(patches.calls.values()) if patches.calls else None)
 
 
-def _chaos(mutant: Mutant, plan: Chaos, first_seed: int) -> tuple[str, int, str]:
+def _chaos(mutant: Mutant, plan: Chaos, first_seed: int) -> Found:
     from jepsen.chaos import runner
     from jepsen.mutants.launch import program
     from jepsen.verdict import Validity
 
-    other = ("", 0, "")
+    other, called = ("", plan.runs, ""), 0
     for attempt in range(plan.runs):
         with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
             result = runner.run(
@@ -147,18 +168,19 @@ def _chaos(mutant: Mutant, plan: Chaos, first_seed: int) -> tuple[str, int, str]
                 ),
                 say=lambda line: None,
             )
+            called += _first_calls(Path(directory))
         for verdict in result.verdicts:
             if verdict.validity is not Validity.INVALID:
                 continue
             for finding in verdict.findings:
                 by = f"{verdict.checker}: {finding.kind}"
                 if by in mutant.told_by:
-                    return by, attempt + 1, finding.text.splitlines()[0]
+                    return Found(by, attempt + 1, finding.text.splitlines()[0], called)
                 other = (by, attempt + 1, finding.text.splitlines()[0])
-    return other if other[0] else ("", plan.runs, "")
+    return Found(*other, called)
 
 
-def _power(mutant: Mutant, plan: Power, first_seed: int) -> tuple[str, int, str]:
+def _power(mutant: Mutant, plan: Power, first_seed: int) -> Found:
     from jepsen.mutants.launch import program
     from jepsen.power.run import cut_again_and_again
 
@@ -171,10 +193,20 @@ def _power(mutant: Mutant, plan: Power, first_seed: int) -> tuple[str, int, str]
             program=program(mutant.name),
             say=lambda line: None,
         )
+        called = _first_calls(Path(directory))
     for finding in report.verdict.findings:
-        return (
-            f"{report.verdict.checker}: {finding.kind}",
-            report.cuts + 1,
-            finding.text.splitlines()[0],
-        )
-    return "", report.cuts, ""
+        by = f"{report.verdict.checker}: {finding.kind}"
+        return Found(by, report.cuts + 1, finding.text.splitlines()[0], called)
+    return Found("", report.cuts, "", called)
+
+
+def _first_calls(directory: Path) -> int:
+    """How often members said in their logs that a patched function was called for the first time.
+
+    Nothing is said of a patch that is no function.
+    """
+    from jepsen.mutants.launch import FIRST_CALL
+
+    return sum(
+        log.read_text(errors="replace").count(FIRST_CALL) for log in directory.rglob("*.log")
+    )

@@ -9,6 +9,8 @@ from jepsen.mutants.guard import Refused, require_source_checkout
 from jepsen.mutants.registry import mutants
 
 EXIT_REFUSED = 2
+FIRST_CALL = "first call of the broken "
+"""In a member's log, before the name of a patched function."""
 
 
 def program(name: str) -> tuple[str, ...]:
@@ -38,6 +40,10 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_REFUSED
     from kvstore.cli.main import main as kvstore
 
-    with known[arguments[0]].applied():
+    def called(name: str) -> None:
+        sys.stderr.write(f"{FIRST_CALL}{name}\n")
+        sys.stderr.flush()
+
+    with known[arguments[0]].applied(called):
         sys.stderr.write(f"this member is broken on purpose: {arguments[0]}\n")
         return kvstore(arguments[1:])

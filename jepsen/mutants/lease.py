@@ -21,6 +21,14 @@ EARLY = ("a lease lasts its time",)
 STATES = ("equal index, equal state", "equal revision, equal events", "dense revisions")
 KEYS = ("keys go with their lease", "no key of an unknown lease", *STATES)
 BUSY = Sim(faults=("slow_disk", "isolate_leader", "pause", "transfer"), clients=8, transactors=0)
+HANDED_OVER = Sim(
+    faults=("transfer", "pause", "hold", "one_way"),
+    every_s=1.5,
+    clients=6,
+    transactors=0,
+    watchers=0,
+)
+"""Leaders that are replaced by others, now and then, and do not know it."""
 BROKEN = ("a member fails",)
 
 
@@ -57,14 +65,6 @@ def renewals_forgotten(patch: Patches) -> None:
         return ttl
 
 
-@mutant("a new leader gives leases an election time-out more", "LSE-21, scenario 6", *EARLY,
-        hunt=BUSY)  # fmt: skip
-def no_extension_at_promotion(patch: Patches) -> None:
-    @patch.around(Lessor, "promote")
-    def promote(original: Any, self: Lessor, now: float, extend: float) -> None:
-        original(self, now, 0.0)
-
-
 @mutant("a new leader gives leases their full TTL", "LSE-21, scenario 6", *EARLY)
 def promotion_gives_half_the_ttl(patch: Patches) -> None:
     @patch.around(Lessor, "promote")
@@ -75,7 +75,7 @@ def promotion_gives_half_the_ttl(patch: Patches) -> None:
         self._heap = sorted((lease.due, lease_id) for lease_id, lease in self._leases.items())
 
 
-@mutant("a deposed leader forgets expiries", "LSE-23, scenario 3", *EARLY)
+@mutant("a deposed leader forgets expiries", "LSE-23, scenario 3", *EARLY, hunt=HANDED_OVER)
 def deposed_leader_keeps_its_expiries(patch: Patches) -> None:
     patch.set(Lessor, "demote", lambda self: None)
 
@@ -98,7 +98,12 @@ def followers_expire_leases(patch: Patches) -> None:
         self.wake()
 
 
-@mutant("a deposed leader's revocations are not carried out", "LSE-09, scenario 3", *EARLY)
+@mutant(
+    "a deposed leader's revocations are not carried out",
+    "LSE-09, scenario 3",
+    *EARLY,
+    hunt=HANDED_OVER,
+)
 def revocations_forwarded_after_deposition(patch: Patches) -> None:
     """Decided without a confirmed leadership, and proposed whoever leads by then."""
 
@@ -110,7 +115,9 @@ def revocations_forwarded_after_deposition(patch: Patches) -> None:
             member.propose(Kind.LEASE_REVOKE, body, lambda result: None)
 
 
-@mutant("a checkpoint is taken back before a renewal", "LSE-24, scenario 6", *EARLY)
+@mutant(
+    "a checkpoint is taken back before a renewal", "LSE-24, scenario 6", *EARLY, hunt=HANDED_OVER
+)
 def renewal_leaves_the_checkpoint(patch: Patches) -> None:
     patch.set(Lessor, "is_checkpointed", lambda self, lease_id: False)
 
@@ -150,7 +157,7 @@ def put_leaves_the_key_on_its_lease(patch: Patches) -> None:
         original(self, lease_id, key)
 
 
-@mutant("a lost revocation is proposed again", "LSE-20", "liveness")
+@mutant("a lost revocation is proposed again", "LSE-20", "liveness", hunt=HANDED_OVER)
 def lost_revocations_not_repeated(patch: Patches) -> None:
     patch.set(lessor_module, "REVOKE_RETRY_S", 1e9)
 

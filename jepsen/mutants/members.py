@@ -30,8 +30,11 @@ CHANGING = Sim(changes=True)
 OFTEN = Sim(
     changes=True,
     chaos_s=40.0,
-    faults=("isolate_leader", "partition", "crash", "transfer", "slow_disk"),
+    faults=("isolate_leader", "partition", "crash", "transfer", "slow_disk", "unseat"),
+    clients=2,
     pre_vote=False,
+    transactors=0,
+    watchers=0,
 )
 COUNTED = ("durable on a quorum", "leader completeness", "election safety", "state machine safety")
 LISTS = ("member list", "equal index, equal state")

@@ -15,22 +15,13 @@ from kvstore.mvcc.compaction import (
 )
 from kvstore.mvcc.index import KeyIndex, KeyRecord
 from kvstore.mvcc.keyvalue import TOMBSTONE_MARK, revision_key
-from kvstore.mvcc.store import FIRST_REVISION, Store, WriteTxn
+from kvstore.mvcc.store import Store, WriteTxn
 from kvstore.node.member import Member
 
 ANSWERS = ("answers agree with the history", "acknowledged writes are there",
            "stale read or write")  # fmt: skip
 STATES = ("equal index, equal state", "equal revision, equal events", "dense revisions")
 WATCHED = ("watch delivery",)
-
-
-@mutant("a revision never goes back", "CMP-09, scenario 19", *STATES, hunt=Sim(chaos_s=30.0))
-def revision_forgotten_with_its_tombstones(patch: Patches) -> None:
-    @patch.around(Store, "restore")
-    def restore(original: Any, self: Store, backend: Any = None) -> None:
-        original(self, backend)
-        newest = max((r.revisions[-1] >> 1 for r in self.index.records.values()), default=0)
-        self.revision = self.newest = max(newest, FIRST_REVISION)
 
 
 @mutant("a revision is used once", "GEN-03", *STATES)
@@ -153,7 +144,7 @@ def physical_compaction_answered_at_once(patch: Patches) -> None:
 
 
 @mutant("a compaction that was cut short goes on", "CMP-09, scenario 17", *STATES, *WATCHED,
-        *ANSWERS)  # fmt: skip
+        *ANSWERS, "what a compaction leaves")  # fmt: skip
 def compaction_finished_before_it_is(patch: Patches) -> None:
     @patch.around(Store, "compact_step")
     def step(original: Any, self: Store, limit: int) -> bool:
@@ -162,7 +153,7 @@ def compaction_finished_before_it_is(patch: Patches) -> None:
         return bool(original(self, limit))
 
 
-@mutant("a compaction removes what it hides", "CMP-05", *STATES)
+@mutant("a compaction removes what it hides", "CMP-05", *STATES, "what a compaction leaves")
 def compaction_forgets_some_tombstones(patch: Patches) -> None:
     @patch.around(CompactionPass, "_drop")
     def drop(original: Any, self: Any, key: bytes, record: KeyRecord, count: int) -> None:

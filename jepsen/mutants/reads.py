@@ -11,8 +11,9 @@ from raft import Raft, Role, read_only, replication
 from raft.read_only import ReadOnly
 
 CUT_OFF = Sim(
-    faults=("isolate_leader", "partition", "bad_network", "transfer", "slow_disk", "pause"),
-    transactors=2,
+    faults=("isolate_leader", "hold", "bad_network", "transfer", "slow_disk", "pause"),
+    transactors=1,
+    watchers=0,
     pre_vote=False,
 )
 """Leaders that do not know yet that they are none any more, or know too little yet."""

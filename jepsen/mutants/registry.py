@@ -22,9 +22,17 @@ _ABSENT: Final = object()
 
 
 class Patches:
-    """Changes to classes, modules and tables, which `undo` takes back in reverse order."""
+    """Changes to classes, modules and tables, which `undo` takes back in reverse order.
 
-    def __init__(self) -> None:
+    Attributes:
+        calls: how often each patched function was called: a mutant none of whose functions is ever
+            called breaks nothing. (A patched number is not seen to be used.)
+    """
+
+    def __init__(self, on_first_call: Callable[[str], None] = lambda name: None) -> None:
+        """Args: on_first_call: gets the name of each patch when it is first called."""
+        self.calls: dict[str, int] = {}
+        self._on_first_call = on_first_call
         self._undo: list[Callable[[], None]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
@@ -34,7 +42,7 @@ class Patches:
         self._undo.append(
             lambda: delattr(owner, name) if old is _ABSENT else setattr(owner, name, old)
         )
-        setattr(owner, name, value)
+        setattr(owner, name, self._counted(f"{_name_of(owner)}.{name}", value))
 
     def around(self, owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
         """Decorate a function(original, *arguments) that is to stand in the original's place."""
@@ -56,9 +64,25 @@ class Patches:
         def replace(instead: Callable[..., Any]) -> None:
             old = table[key]
             self._undo.append(lambda: table.__setitem__(key, old))
-            table[key] = _calls(instead, old)
+            table[key] = self._counted(str(key), _calls(instead, old))
 
         return replace
+
+    def _counted(self, name: str, value: Any) -> Any:
+        if isinstance(value, property):
+            return property(self._counted(name, value.fget))
+        if not callable(value):
+            return value
+        self.calls[name] = 0
+
+        @functools.wraps(value)
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.calls[name] += 1
+            if self.calls[name] == 1:
+                self._on_first_call(name)
+            return value(*arguments, **named)
+
+        return counted
 
     def undo(self) -> None:
         """Take everything back."""
@@ -72,6 +96,10 @@ def _calls(instead: Callable[..., Any], original: Callable[..., Any]) -> Callabl
         return instead(original, *arguments, **named)
 
     return patched
+
+
+def _name_of(owner: Any) -> str:
+    return str(owner.__name__).rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +119,8 @@ class Sim:
     """-1: drawn. Few make a seed cheap where the clients do not matter."""
     transactors: int = 1
     """Clients of many-key requests (`jepsen.sim.transactions`)."""
+    watchers: int = -1
+    """-1: as many as in any run. None where they do not matter."""
     crash_at_votes: bool = False
     """Members crash around the time at which a vote of theirs becomes durable."""
     pre_vote: bool = True
@@ -143,12 +173,14 @@ class Mutant:
     patch: Callable[[Patches], None]
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(
+        self, on_first_call: Callable[[str], None] = lambda name: None
+    ) -> Iterator[Patches]:
         """Break the classes of this process for a while."""
-        patches = Patches()
+        patches = Patches(on_first_call)
         try:
             self.patch(patches)
-            yield
+            yield patches
         finally:
             patches.undo()
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
-from jepsen.mutants.registry import Patches, Sim
-from jepsen.sim import node
+from jepsen.mutants.registry import Sim
 from jepsen.sim.faults import KINDS
 from jepsen.sim.loop import Violation
 from jepsen.sim.node import Node
@@ -23,22 +20,18 @@ def simulate(seed: int, how: Sim) -> Outcome:
         members=how.members,
         clients=how.clients,
         transactors=how.transactors,
+        watchers=how.watchers,
         chaos_s=how.chaos_s,
         changes=how.changes,
+        pre_vote=how.pre_vote,
     )
     simulation = Simulation(plan)
-    patches = Patches()
-    if not how.pre_vote:
-        patches.set(node, "Config", functools.partial(node.Config, pre_vote=False))
     if how.faults:
         simulation.faults._weights = [int(kind in how.faults) for kind in KINDS]
         simulation.faults._mean_pause_s = how.every_s
     if how.crash_at_votes:
         _crash_at_votes(simulation, plan)
-    try:
-        return simulation.run()
-    finally:
-        patches.undo()
+    return simulation.run()
 
 
 def _crash_at_votes(simulation: Simulation, plan: Plan) -> None:

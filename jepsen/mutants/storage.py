@@ -15,11 +15,9 @@ from kvstore.storage.backend import ABSENT, LEASES, REVISIONS, WriteBuffer
 from kvstore.storage.memory_backend import MemoryBackend
 from kvstore.storage.wal_replay import Replay
 
-BEHIND = Sim(
-    faults=("isolate_leader", "partition", "one_way", "ambush", "slow_disk", "crash"), chaos_s=30.0
-)
+BEHIND = Sim(faults=("hold", "ambush", "slow_disk", "crash"), chaos_s=30.0, clients=6, watchers=0)
 """Members that fall behind, get snapshots and crash around them."""
-CUTS = Sim(faults=("slow_disk", "crash", "crash_all"), chaos_s=30.0)
+CUTS = Sim(faults=("slow_disk", "crash", "crash_all", "ambush"), chaos_s=30.0, watchers=0)
 STATES = ("equal index, equal state", "equal revision, equal events", "dense revisions",
           "answers agree with the history", "a value is written once")  # fmt: skip
 STARTS = ("a member starts with what it had",)
@@ -80,7 +78,12 @@ def commit_without_its_last_revision(patch: Patches) -> None:
 
 
 @mutant(
-    "an installed snapshot replaces what was pending", "scenario 23", *STATES, *STARTS, hunt=BEHIND
+    "an installed snapshot replaces what was pending",
+    "scenario 23",
+    *STATES,
+    *STARTS,
+    "what a compaction leaves",
+    hunt=BEHIND,
 )
 def snapshot_keeps_pending_writes(patch: Patches) -> None:
     for backend in (MemoryBackend, lmdb_backend.LmdbBackend):

@@ -69,7 +69,6 @@ def cut_again_and_again(
     cuts: int,
     seed: int,
     size: int = 3,
-    value_bytes: int = VALUE_BYTES,
     program: Sequence[str] = PROGRAM,
     flags: Sequence[str] = ("--snapshot-count=500",),
     say: Callable[[str], None] = print,
@@ -81,7 +80,7 @@ def cut_again_and_again(
         seed: of who is hit and when.
     """
     with powered_cluster(directory, size, program, flags) as (cluster, disks):
-        return asyncio.run(_Cutter(cluster, disks, Random(seed), value_bytes, say).run(cuts))
+        return asyncio.run(_Cutter(cluster, disks, Random(seed), say).run(cuts))
 
 
 class _Cutter:
@@ -90,13 +89,11 @@ class _Cutter:
         cluster: Cluster,
         disks: Sequence[PowerDisk],
         random: Random,
-        value_bytes: int,
         say: Callable[[str], None],
     ) -> None:
         self.cluster = cluster
         self.disks = disks
         self.random = random
-        self.value_bytes = value_bytes
         self.say = say
         self.report = Report()
         self.newest: dict[bytes, tuple[int, bytes]] = {}
@@ -165,7 +162,7 @@ class _Cutter:
         while not stop.is_set():
             self._count += 1
             key = b"power/%04d" % self.random.randrange(KEYS)
-            value = b"%d/" % self._count + b"x" * self.value_bytes
+            value = b"%d/" % self._count + b"x" * VALUE_BYTES
             try:
                 answer = await connection.call("put", key=key, value=value, timeout_s=2.0)
             except Failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +12,18 @@ from pathlib import Path
 import pytest
 
 from jepsen.mutants import guard
-from jepsen.mutants.cli import table
-from jepsen.mutants.find import INVARIANTS, MEMBER_FAILS, Outcome, half_of, hunt
+from jepsen.mutants.cli import RESULTS, table
+from jepsen.mutants.find import (
+    INVARIANTS,
+    MEMBER_FAILS,
+    NEVER_CALLED,
+    Outcome,
+    half_of,
+    hunt,
+)
+from jepsen.mutants.launch import FIRST_CALL
 from jepsen.mutants.registry import Mutant, Patches, Sim, mutants
+from kvstore.storage.wal_writer import WalWriter
 from kvstore.testing import Cluster, MemberEnded
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +81,27 @@ def test_a_patch_of_what_is_gone_fails() -> None:
     patches.undo()
 
 
+def test_a_hunt_whose_patch_is_never_called_says_that_nothing_is_broken() -> None:
+    """A refactoring that goes round a patch must not pass for a mutant that is hard to find."""
+
+    def patch(patches: Patches) -> None:
+        patches.set(WalWriter, "_write", lambda self, token, batches: None)  # none is simulated
+
+    hunts = Sim(chaos_s=1.0, seeds=1)
+    unused = Mutant("unused", "storage", "nothing", "none", ("liveness",), hunts, patch)
+    outcome = hunt(unused)
+    assert (outcome.by, outcome.expected, outcome.calls) == ("", False, 0)
+    assert NEVER_CALLED in outcome.text
+
+
+def test_the_last_hunts_saw_every_patch_at_work() -> None:
+    """What `docs/mutants.json` keeps of them; older ones did not count, nor is a number counted."""
+    last = {found["mutant"]: found for found in json.loads((ROOT / RESULTS).read_text())}
+    for mutant in ALL.values():
+        assert last[mutant.name].get("calls") != 0, mutant.name
+    assert last.keys() == ALL.keys()
+
+
 def test_there_are_enough_mutants_and_each_says_what_it_breaks() -> None:
     halves = [half_of(mutant) for mutant in ALL.values()]
     assert len(halves) >= 100
@@ -97,7 +128,9 @@ def test_a_broken_member_runs_as_a_process_and_says_so(tmp_path: Path) -> None:
     program = (sys.executable, "-m", "jepsen.mutants", "header-revision-lags", "server")
     with Cluster(1, tmp_path, program=program) as cluster:
         cluster.start()
-        assert "broken on purpose: header-revision-lags" in cluster.members[0].log_path.read_text()
+        log = cluster.members[0].log_path.read_text()
+    assert "broken on purpose: header-revision-lags" in log
+    assert f"{FIRST_CALL}HeaderEncoder.encode" in log
 
 
 def test_an_installed_release_refuses_to_be_broken(tmp_path: Path) -> None:
