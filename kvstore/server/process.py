@@ -64,7 +64,7 @@ from kvstore.server.log import setup_logging
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import ServerMetrics
 from kvstore.server.prepare import REFUSALS, find_cluster, prepare
-from kvstore.storage.errors import SnapshotRejected, StorageError
+from kvstore.storage.errors import CorruptBackend, SnapshotRejected, StorageError
 from kvstore.storage.lmdb_file import check_file
 from kvstore.storage.snapshot_file import IncomingSnapshot
 from kvstore.storage.wal_writer import WalWriter
@@ -663,5 +663,8 @@ def run(config: Config) -> int:
     )
     try:
         return asyncio.run(_serve(config, state))
+    except CorruptBackend as error:  # met while the store was loaded
+        log.critical("%s", error)
+        return FATAL_EXIT
     finally:
         os.close(descriptor)

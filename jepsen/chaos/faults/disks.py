@@ -19,8 +19,10 @@ from pathlib import Path
 
 from jepsen.chaos.faults import shim
 from jepsen.chaos.faults.base import Done, Excuse, Fault
+from jepsen.chaos.faults.maintenance import Call
 from jepsen.power import disk
 from jepsen.verdict import Finding
+from kvstore.pb import rpc_pb2
 from kvstore.testing import Cluster, wait_until
 
 SYNC_DELAY_S = (0.02, 0.5)
@@ -29,6 +31,8 @@ END_S = 10.0
 MANY_FAILURES = 50
 """Failed syncs that a member cannot have survived by chance: a copy of the backend may fail. Of the
 log none may."""
+MAX_LARGE_VALUES = 40
+LARGE_BYTES = 1_000_000
 _ATTACH_S = 10.0
 
 
@@ -166,7 +170,7 @@ class FailingSync(SlowSync):
         self.start_ended(self._victim)
 
 
-class FullDisk(Fault):
+class FullDisk(Call):
     """The disk of one member fills up: it ends, or serves on as far as it needs no more room."""
 
     name = "full-disk"
@@ -198,8 +202,18 @@ class FullDisk(Fault):
         self._excuse = Excuse(self.cluster, self._victim)
         self._ballast = self.cluster.members[self._victim].data_dir.parent / "ballast"
         filled = _fill(self._ballast)
-        self._ended = self.ends(self._victim, END_S)
+        self._need_room()
         return Done(self.names([self._victim]), f"{filled >> 20} MiB of ballast")
+
+    def _need_room(self) -> None:
+        """Write large values until the member ends: for small ones it may have room in its file."""
+        member = self.cluster.members[self._victim]
+        for _ in range(MAX_LARGE_VALUES):
+            if not member.running:
+                return
+            request = rpc_pb2.PutRequest(key=b"chaos/large", value=bytes(LARGE_BYTES))
+            self.call(self.leader(), "KV/Put", request, rpc_pb2.PutResponse())
+        self.ends(self._victim, END_S)
 
     def end(self, done: Done) -> None:
         if not done.targets:
