@@ -24,6 +24,7 @@ LONELY = Sim(
     clients=8,
     pre_vote=False,
     transactors=0,
+    watchers=0,
 )
 LATE = Sim(
     faults=("relic", "hold", "unseat", "crash"),

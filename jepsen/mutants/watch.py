@@ -14,6 +14,8 @@ from kvstore.mvcc.watch_stream import Watcher, WatchStream
 WATCHED = ("watch delivery",)
 BROKEN = ("a member fails",)
 MISSED = ("watch delivery", "liveness")
+HELD_BACK = Sim(faults=("hold", "isolate_leader"), clients=6, transactors=0)
+"""Members with watches on them that get snapshots, some of them without a compaction between."""
 
 
 @mutant("every event is delivered", "WCH-20", *MISSED)
@@ -100,7 +102,7 @@ def watches_go_on_behind_a_snapshot(patch: Patches) -> None:
             self._fall_behind(watcher, self._published + 1)
 
 
-@mutant("watches do not go back after a snapshot", "scenario 14", *WATCHED)
+@mutant("watches do not go back after a snapshot", "scenario 14", *WATCHED, hunt=HELD_BACK)
 def watches_begin_again_after_a_snapshot(patch: Patches) -> None:
     @patch.around(WatchHub, "restored")
     def restored(original: Any, self: WatchHub) -> None:
