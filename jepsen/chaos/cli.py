@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str]) -> int:
     if (directory / "members").exists():
         sys.stderr.write(f"--out: {directory} holds the members of another run\n")
         return 2
+    # SIGTERM ends it as Ctrl-C does: members, mounts and proxies are cleared away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"seed {seed}, in {directory}", flush=True)
     result = run(plan, say=lambda line: print(line, flush=True))
     sys.stdout.write(summary(result))
