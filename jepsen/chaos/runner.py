@@ -241,6 +241,8 @@ class _Run:
             await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.plan.fault_s)
             await asyncio.to_thread(fault.end, done)
         except _NOT_DONE as error:
+            if isinstance(error, StorageError):  # a kill leaves files that can be opened
+                done.findings.append(Finding("unreadable files", str(error)))
             done.detail = f"{done.detail} did not work: {str(error).partition(chr(10))[0]}"
             self.say(f"           {kind.name}: {done.detail}")
             await asyncio.to_thread(self._mend)
@@ -279,6 +281,8 @@ class _Run:
 
     def _judge(self) -> list[Verdict]:
         looks = [scan_logs(self.cluster, self.done, self.ended), *faults_found(self.done)]
+        if self.plan.faults and not self.done:
+            looks.append(Verdict("faults", Validity.UNKNOWN, note="none of those asked for came"))
         return [*looks, *judge(self.recorder.records, self.workloads)]
 
 

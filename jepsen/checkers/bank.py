@@ -5,7 +5,7 @@ reads and transfers are in the order of the revisions that were answered. Transf
 outcome may explain a difference: all choices among them that explain everything so far are kept.
 One is no choice any more after a later transfer touched its accounts, for its guard would refuse.
 
-The trade-off: with more than `MAX_CHOICES` ways to explain a history nothing more is said of it.
+The trade-off: with more than `MAX_CHOICES` ways to explain a history the verdict is unknown.
 """
 
 from __future__ import annotations
@@ -25,13 +25,20 @@ MAX_OPEN: Final = 10
 """Most open transfers at once of which all combinations are tried."""
 
 
+class TooManyChoices(Exception):
+    """Too many transfers ended unknown to say what explains the balances."""
+
+
 def account(number: int) -> str:
     """The name of an account in reads."""
     return f"bank/{number}"
 
 
 def lost_transfers(ops: Sequence[Op]) -> Iterator[Finding]:
-    """Yield what differs, for the first read that cannot be explained; see the docstring above."""
+    """Yield what differs, for the first read that cannot be explained; see the docstring above.
+
+    Raises TooManyChoices.
+    """
     reads = [op for op in ops if op.f == "read" and op.outcome is Outcome.OK and op.revision]
     transfers = [op for op in ops if op.f == "transfer"]
     done = [op for op in transfers if op.outcome is Outcome.OK and op.result and op.revision]
@@ -54,7 +61,7 @@ def lost_transfers(ops: Sequence[Op]) -> Iterator[Finding]:
             if before.revision < min(read.revision, until[n]) and op.start < read.end
         ]
         if len(possible) > MAX_OPEN or len(choices) > MAX_CHOICES:
-            return
+            raise TooManyChoices
         choices = {
             used | set(some)
             for used in choices

@@ -1,4 +1,4 @@
-"""What was acknowledged is there in the end, on every member (JEP-10).
+"""What was acknowledged is there in the end, on every member (JEP-12).
 
 The last look is client `LAST_LOOK`: after everything was healed it reads what there is on each
 member in turn. Of workload ``register`` each key must be of its last acknowledged write or a later

@@ -63,6 +63,8 @@ def check(ops: Iterable[Op], *, compactions: Sequence[int] | None = None) -> Ver
     _check_caches([*lists, *streams], reference, last, findings)
     answered = [op for op in judged if op.f != "watch_cache" and op.outcome is Outcome.OK]
     findings += real_time(answered, lambda op: op.f in WRITES and bool(op.result[0]))
+    if not findings and streams and last is None:
+        return Verdict(CHECKER, Validity.UNKNOWN, len(judged), note="the last write failed")
     validity = Validity.INVALID if findings else Validity.VALID
     return Verdict(CHECKER, validity, len(judged), findings[:MAX_FINDINGS])
 

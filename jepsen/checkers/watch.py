@@ -223,6 +223,22 @@ def check_caught_up(watchers: Iterable[Op], last: Op) -> list[Finding]:
     ]
 
 
+def check_jumps(watchers: Iterable[Op], compactions: Iterable[int]) -> list[Finding]:
+    """Streams that begin behind more than their client was shown, without a compaction there."""
+    compacted = max(compactions, default=0)
+    findings = []
+    reached: dict[int, tuple[int, Op]] = {}
+    for op in sorted(watchers, key=lambda o: o.start):
+        before = reached.get(op.client)
+        if before is not None and before[0] + 1 < op.value[0] and compacted < op.value[0]:
+            text = f"had reached {before[0]} and went on at {op.value[0]}, compacted: {compacted}"
+            findings.append(Finding("history skipped", text, [before[1], op]))
+        shown = [events[-1][0] if events else header for header, events in op.result or ()]
+        start = op.value[0] - 1
+        reached[op.client] = max([start, *shown]), op
+    return findings
+
+
 class _Watcher:
     """One stream's life against the reference."""
 

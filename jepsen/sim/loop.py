@@ -36,6 +36,7 @@ class Loop:
     """The event queue. Times are virtual seconds from the start."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.random = Random(seed)
         self.now = 0.0
         self.events = 0

@@ -158,7 +158,7 @@ class Node:
             self.disk = Disk(log_start)
         else:
             self.snap_dir = folder / SNAP_DIR
-            self.disk = FileDisk(log_start, folder / "wal", Random(f"{folder.name} tears"))
+            self.disk = FileDisk(log_start, folder / "wal", Random(f"{loop.seed}/{name} tears"))
             self.backend = cast(MemoryBackend, FileBackend.create(self.snap_dir, self.backend))
         self.aio = new_event_loop(loop, self.process, name)
         self.calls: dict[Exchange, None] = {}

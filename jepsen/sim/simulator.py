@@ -24,6 +24,7 @@ from jepsen.sim.record import Recorder
 from jepsen.sim.transactions import Transactor
 from jepsen.sim.watchers import Watcher
 from jepsen.sim.workload import Client
+from jepsen.verdict import Validity
 from kvstore.membership.cluster import Cluster
 from kvstore.membership.ids import compute_member_id
 from kvstore.node.member import Result
@@ -124,7 +125,9 @@ class Simulation:
             self._recover()
             self._settle()
             self.checks.final()
-            self.recorder.judge(self.checks.written())
+            for verdict in self.recorder.judge(self.checks.written()):
+                if verdict.validity is Validity.UNKNOWN:
+                    self.checks.count(f"history not judged: {verdict.checker}")
         except Exception as error:
             lines = "\n".join(self.loop.recent())
             raise Violation(

@@ -116,7 +116,7 @@ class Watcher:
     def _take(self, response: rpc_pb2.WatchResponse) -> None:
         checks = self._checks
         if response.canceled:
-            if response.compact_revision <= self.next_revision:
+            if not self.next_revision < response.compact_revision <= checks.compacted:
                 raise Violation(f"{self.name} at {self.next_revision} was cancelled: {response}")
             if self._stream is not None:
                 self._stream.cancel()

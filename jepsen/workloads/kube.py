@@ -113,12 +113,13 @@ class Kube(Workload):
 
     async def end(self, connections: Sequence[Connection]) -> None:
         """One last write of each kind, which the caches must get to see."""
+        last = 0
         for prefix in (PODS, EVENTS):
             op = blank(
                 -1, self.name, "create", f"{prefix}{kube.LAST}", kube.LAST, connections[0].name
             )
             await self.recorder.op(op, lambda o: _write(o, connections[0]))
-            last = op.revision
+            last = max(last, op.revision)
         self._last = last
         _, late = await asyncio.wait(self._tasks, timeout=FINISH_S)
         for task in late:

@@ -133,9 +133,10 @@ class Watch(Workload):
 
     async def end(self, connections: Sequence[Connection]) -> None:
         """One last write, which every watcher must get to see."""
-        answer = await connections[0].call("put", key=LAST.encode(), value=b"", timeout_s=30.0)
         op = blank(-1, self.name, "put", LAST, "", connections[0].name)
-        op.start = op.end = self.recorder.now()
+        op.start = self.recorder.now()
+        answer = await connections[0].call("put", key=LAST.encode(), value=b"", timeout_s=30.0)
+        op.end = self.recorder.now()
         op.outcome, op.revision = Outcome.OK, answer.header.revision
         self.recorder.records.append(op)
         _, late = await asyncio.wait(self._tasks, timeout=FINISH_S)
@@ -146,6 +147,7 @@ class Watch(Workload):
     def judge(self, ops: Sequence[Op]) -> list[Verdict]:
         verdict = watch.check(ops, compactions=compactions(self.recorder.records))
         streams = [op for op in ops if op.workload == self.name and op.f == "watch"]
+        verdict.findings += watch.check_jumps(streams, compactions(self.recorder.records))
         last = next((op for op in ops if op.workload == self.name and op.key == LAST), None)
         if last is not None:
             verdict.findings += watch.check_caught_up(streams, last)
@@ -160,7 +162,7 @@ def compactions(records: Iterable[Record]) -> list[int]:
     """All revisions that a run compacted at, as its faults tell."""
     found = []
     for record in records:
-        if isinstance(record, Fault) and "compact" in record.name:
+        if isinstance(record, Fault) and "compact" in record.name + record.detail:
             at = re.search(r"\bat (\d+)", record.detail)
             found.append(int(at[1]) if at else FOREVER)
     return found

@@ -60,7 +60,7 @@ READS = [["r", "x", None], ["r", "y", None]]
     ],
 )
 def test_acknowledged_writes_are_there_on_every_member(ops: list[Op], validity: Validity) -> None:
-    """JEP-10: on each, and what ended unknown may be there or not."""
+    """JEP-12: on each, and what ended unknown may be there or not."""
     verdict = durability.check(ops)
     assert verdict.validity is validity
     assert bool(verdict.findings) == (validity is Validity.INVALID)

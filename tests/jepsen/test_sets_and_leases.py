@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepsen.checkers.bank import MAX_OPEN
 from jepsen.checkers.leases import NS_PER_S, check_leases, check_locks
 from jepsen.checkers.sets import check_bank, check_set
 from jepsen.history import Op, Outcome
@@ -70,6 +71,17 @@ ADD = element("add", 1, 0, 1)
 def test_sets(ops: list[Op], kinds: set[str]) -> None:
     expected = Validity.INVALID if kinds else Validity.VALID
     assert judged(check_set(ops)) == (expected, kinds)
+
+
+def test_a_bank_with_too_many_open_transfers_is_unknown() -> None:
+    ops = [bank("transfer", [0, 1, 1], 2, 3, outcome=INFO) for _ in range(MAX_OPEN + 1)]
+    ops.append(bank("transfer", [0, 1, 2], 2, 3, True, revision=3))
+    for start, revision in ((0, 2), (9, 20)):  # what was acknowledged is lost
+        balances = {"bank/0": 5, "bank/1": 5}
+        ops.append(bank("read", None, start, start + 1, balances, revision=revision))
+    verdict = check_bank(ops)
+    assert verdict.validity is Validity.UNKNOWN
+    assert "too many transfers" in verdict.note
 
 
 @pytest.mark.parametrize(

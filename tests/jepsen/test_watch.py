@@ -161,3 +161,16 @@ def test_a_resumption_from_where_it_was_before_is_named() -> None:
     put = Op(0, "watch", "put", "a", "x", 0, 1, Outcome.OK, None, 2)
     (finding,) = watch.check([put, first, again]).findings
     assert finding.kind == "resumed too early"
+
+
+@pytest.mark.parametrize(("compactions", "found"), [([], 1), ([50], 1), ([95], 0)])
+def test_only_a_compaction_lets_a_watcher_skip_history(compactions: list[int], found: int) -> None:
+    def stream(number: int, start: int, shown: Responses) -> Op:
+        begin = 100 * number
+        return Op(7, "watch", "watch", "", [start], begin, begin + 50, Outcome.INFO, shown)
+
+    first = stream(1, 1, [[2, [[2, "PUT", "a", "v", 1, 2, None]]], [60, []]])
+    resumed = stream(2, 61, [[70, []]])
+    jumped = stream(3, 95, [])
+    findings = watch.check_jumps([first, resumed, jumped], compactions)
+    assert [finding.kind for finding in findings] == ["history skipped"] * found

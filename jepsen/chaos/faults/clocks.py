@@ -55,7 +55,8 @@ class WallClock(Fault):
         return f"{jump:+g} s"
 
     def end(self, done: Done) -> None:
-        Compact(self.cluster, self.random).begin()
+        compaction = Compact(self.cluster, self.random).begin()
+        done.detail += f", compaction {compaction.detail}"  # the checkers have to know of it
         with contextlib.suppress(NotInTime):
             wait_until(lambda: self._shim.clock_hits > self._before, LOOK_S, "a look at the clock")
         done.effect = self._shim.clock_hits - self._before

@@ -40,6 +40,8 @@ class TornLog(Kill):
         done = super().begin()
         folder = self.cluster.members[self.chosen[0]].data_dir / "member" / "wal"
         done.detail = tear(folder, self.random)
+        if done.detail.endswith("nothing was torn"):
+            done.effect = 0
         return done
 
 
