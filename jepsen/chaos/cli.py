@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from jepsen.chaos.faults import FAULTS
 from jepsen.chaos.runner import Plan, Result, run
 from jepsen.mutants.guard import Refused
 from jepsen.mutants.launch import broken_program
+from jepsen.options import above_zero, whole
 from jepsen.report import html
 from jepsen.verdict import Validity
 from jepsen.workloads import WORKLOADS
@@ -33,15 +35,23 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="kvstore chaos",
         description="Run workloads against a cluster of real processes, break it, and check that"
-        " it kept its promises. Exit code: 0 valid, 1 invalid, 3 unknown.",
+        " it kept its promises. Exit code: 0 valid, 1 invalid, 2 wrong options, 3 unknown.",
     )
-    made.add_argument("--seconds", type=float, default=60, help="how long faults come and go")
-    made.add_argument("--size", type=int, default=3, help="members, 1 to 9")
+    made.add_argument(
+        "--seconds", type=above_zero, default=60, help="how long faults come (default 60)"
+    )
+    made.add_argument("--size", type=whole(1, 9), default=3, help="members, 1 to 9 (default 3)")
     made.add_argument("--seed", type=int, help="of everything that is drawn (default: the time)")
-    made.add_argument("--clients", type=int, default=4, help="for each workload")
-    made.add_argument("--rate", type=float, default=50, help="operations a second of a client")
-    made.add_argument("--fault-seconds", type=float, default=4, help="mean length of a fault")
-    made.add_argument("--pause-seconds", type=float, default=3, help="mean time between faults")
+    made.add_argument("--clients", type=whole(1), default=4, help="for each workload (default 4)")
+    made.add_argument(
+        "--rate", type=above_zero, default=50, help="operations a second of a client (default 50)"
+    )
+    made.add_argument(
+        "--fault-seconds", type=above_zero, default=4, help="mean length of a fault (default 4)"
+    )
+    made.add_argument(
+        "--pause-seconds", type=above_zero, default=3, help="mean time between two (default 3)"
+    )
     made.add_argument(
         "--workloads", type=_names(WORKLOADS), default=tuple(WORKLOADS), help=_known(WORKLOADS)
     )
@@ -73,6 +83,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     seed = options.seed if options.seed is not None else int(time.time())
     directory = options.out or Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"--out: {error}\n")
+        return 2
     extra: dict[str, Any] = {"program": (options.binary,)} if options.binary else {}
     if options.mutant:
         try:
@@ -80,6 +95,10 @@ def main(arguments: Sequence[str]) -> int:
         except Refused as refused:
             sys.stderr.write(f"{refused}\n")
             return 2
+    program = extra.get("program", ("",))[0]
+    if program and shutil.which(program) is None:
+        sys.stderr.write(f"--binary: there is no program {program}\n")
+        return 2
     plan = Plan(
         seed,
         workloads=options.workloads,
@@ -103,18 +122,20 @@ def main(arguments: Sequence[str]) -> int:
     result = run(plan, say=lambda line: print(line, flush=True))
     sys.stdout.write(summary(result))
     report = directory / "report.html"
-    command = shlex.join(["kvstore", "chaos", f"--seed={seed}", *_without_seed(arguments)])
+    command = shlex.join(
+        ["kvstore", "chaos", f"--seed={seed}", *_without(arguments, "--seed", "--out")]
+    )
     html.write(report, page(result, command))
     print(f"report: {report}")
     return EXIT_CODES[result.validity]
 
 
-def _without_seed(arguments: Sequence[str]) -> list[str]:
+def _without(arguments: Sequence[str], *options: str) -> list[str]:
     kept, skip = [], False
     for word in arguments:
-        if skip or word.startswith("--seed="):
+        if skip or (word.partition("=")[0] in options and "=" in word):
             skip = False
-        elif word == "--seed":
+        elif word in options:
             skip = True
         else:
             kept.append(word)

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from jepsen.options import whole
 from jepsen.sim.faults import KINDS
 from jepsen.sim.loop import Violation
 from jepsen.sim.plan import CHAOS_S, Plan
@@ -46,10 +47,12 @@ def parser() -> argparse.ArgumentParser:
         description="Run simulated clusters under faults, each from its seed, and check all"
         " promises. Exit code: 0 all kept, 1 not.",
     )
-    made.add_argument("--seeds", type=int, default=100, help="how many")
+    made.add_argument("--seeds", type=whole(1), default=100, help="how many (default 100)")
     made.add_argument("--start", type=int, default=0, help="the first one")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    made.add_argument("--members", type=int, default=0, help="1 to 7; 0: drawn from the seed")
+    made.add_argument(
+        "--members", type=whole(0, 7), default=0, help="1 to 7; 0: drawn from the seed"
+    )
     made.add_argument("--clients", type=int, default=-1, help="how many; -1: drawn")
     made.add_argument(
         "--transactors", type=int, default=-1, help="0 to 2 clients of many keys; -1: drawn"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from jepsen.chaos.faults import FAULTS
+from jepsen.options import above_zero
 from jepsen.power import disk
 from jepsen.soak.turns import Done, Ended, Turn, carry_out, turns
 
@@ -31,9 +32,11 @@ def parser() -> argparse.ArgumentParser:
         description="Chaos, simulation and power cuts by turns, until time is up. Exit code:"
         " 0 nothing found, 1 a promise was broken (and the command that repeats it).",
     )
-    made.add_argument("--minutes", type=float, default=30, help="how long (default: 30)")
+    made.add_argument("--minutes", type=above_zero, default=30, help="how long (default: 30)")
     made.add_argument("--seed", type=int, help="the first one (default: the time)")
-    made.add_argument("--chaos-seconds", type=float, default=CHAOS_S, help="faults of each run")
+    made.add_argument(
+        "--chaos-seconds", type=above_zero, default=CHAOS_S, help="faults of each run"
+    )
     made.add_argument("--out", type=Path, help="where reports and the summary go")
     return made
 
