@@ -39,6 +39,8 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 OUTSIDE: Final = -1
 """The other end is no member: a client, or somebody else."""
+OWNER_TRIES = 5
+OWNER_PAUSE_S = 0.01
 CLIENTS: Final = -2
 """The other end dialed the proxy that stands in front of a member's client port."""
 
@@ -105,7 +107,9 @@ class Links:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             # Cancelled at the end; asyncio would print a traceback for a task that says so.
             with contextlib.suppress(asyncio.CancelledError):
-                who = self._owner(writer.get_extra_info("peername")) if dialer is None else dialer
+                who = dialer
+                if who is None:
+                    who = await self._find_owner(writer.get_extra_info("peername"))
                 await self._serve(reader, writer, target, (who, member))
 
         server = await asyncio.start_server(serve, *address, limit=CHUNK_BYTES)
@@ -278,6 +282,16 @@ class Links:
             if link.bytes_per_s:
                 link.held += len(chunk)
                 await asyncio.sleep(len(chunk) / link.bytes_per_s)
+
+    async def _find_owner(self, address: tuple[str, int]) -> int:
+        """`_owner`, asked again where it is nobody: the kernel's table is read in pieces, and a
+        line of it may be missed while others come and go."""
+        for _ in range(OWNER_TRIES):
+            owner = self._owner(address)
+            if owner != OUTSIDE:
+                return owner
+            await asyncio.sleep(OWNER_PAUSE_S)
+        return OUTSIDE
 
     def _owner(self, address: tuple[str, int]) -> int:
         """Which member's process has the socket with this local address."""

@@ -29,7 +29,7 @@ class Story:
     """Three members with a leader, no clients, no faults but those that the test makes."""
 
     def __init__(self, seed: int, *, files: bool = False) -> None:
-        self.simulation = Simulation(Plan(seed, members=3, files=files))
+        self.simulation = Simulation(Plan(seed, members=3, files=files, pre_vote=True))
         self.nodes = self.simulation.nodes
         STORIES.append(self)
         for node in self.nodes:
