@@ -1,10 +1,48 @@
-"""What all tests share: the option that turns a run into docs/conformance.md."""
+"""What all tests share: the option for docs/conformance.md, and seeds simulated meanwhile."""
 
 from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.conformance import report
+
+ROOT = Path(__file__).parents[1]
+SEEDS = 200
+"""Simulated seeds of an ordinary run of the tests, on all cores; more: ``make sim SEEDS=1000``."""
+
+
+class Simulated(NamedTuple):
+    """The simulation of `SEEDS` seeds, perhaps still under way."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def wait(self) -> tuple[int, str]:
+        """Return the exit code and what was printed."""
+        return self.process.wait(), self.output.read_text()
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+    """Simulate many seeds with the time that others leave: chaos on real processes mostly waits."""
+    output = tmp_path_factory.mktemp("sim") / "output"
+    command = ("nice", "-n", "19", sys.executable, "-m", "jepsen", "sim", "--seeds", str(SEEDS))
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    yield Simulated(process, output)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,6 +33,7 @@ HAPPENED = 0.7
 """Share of the possible kinds of faults that must come: a slow machine gets through fewer."""
 
 
+@pytest.mark.usefixtures("simulated")  # which has the time that this one leaves
 def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path) -> None:
     """JEP-12: every fault that happened had an effect, and each workload was judged."""
     said: list[str] = []

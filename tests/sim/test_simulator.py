@@ -20,23 +20,19 @@ from kvstore.node.member import Member
 from kvstore.node.reads import ReadDone
 from kvstore.storage.wal import Batch
 from raft.log import Log
+from tests.conftest import SEEDS, Simulated
 
 ROOT = Path(__file__).parents[2]
 
 
-SEEDS = 200
-"""Seeds of an ordinary run of the tests, on all cores; more: ``make sim SEEDS=1000``."""
-
-
-def test_promises_hold_under_faults() -> None:
+def test_promises_hold_under_faults(simulated: Simulated) -> None:
     """JEP-01, 02, 04..09, 11 and 13, RFT-09..11, RFT-21, LSE-20, 21 and 24, WCH-22: what the
     checks look at all the time (long leases are checkpointed). Requests refused for certain never
     show, old revisions read as replayed."""
-    command = (sys.executable, "-m", "jepsen", "sim", "--seeds", str(SEEDS))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{SEEDS} seeds in " in done.stdout
-    assert "failed: none" in done.stdout
+    code, told = simulated.wait()
+    assert code == 0, told
+    assert f"{SEEDS} seeds in " in told
+    assert "failed: none" in told
 
 
 def test_one_seed_does_something(sim_seed: int) -> None:
