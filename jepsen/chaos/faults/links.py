@@ -7,6 +7,7 @@ fault is the bytes that it held back (or threw away), or the connections that it
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections.abc import Callable
 
 from jepsen.chaos.faults.base import Done, Fault
@@ -27,8 +28,9 @@ class LinkFault(Fault):
     def available(cls, cluster: Cluster) -> str:
         return "" if cluster.links is not None else "the cluster has no proxies between members"
 
+    @abstractmethod
     def change(self) -> Done:
-        raise NotImplementedError
+        """Change links; `begin` does it."""
 
     def begin(self) -> Done:
         assert self.cluster.links is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 
 from jepsen.chaos.faults.base import Done, Fault
 
@@ -10,8 +11,9 @@ from jepsen.chaos.faults.base import Done, Fault
 class Kill(Fault):
     """SIGKILL, then a start."""
 
+    @abstractmethod
     def victims(self) -> list[int]:
-        raise NotImplementedError
+        """Who is killed."""
 
     def begin(self) -> Done:
         self.chosen = self.victims()
@@ -57,9 +59,11 @@ class Terminate(Fault):
 
     def begin(self) -> Done:
         self._victim = self.random.choice(self.up())
-        with contextlib.suppress(AssertionError):
+        done = Done(self.names([self._victim]))
+        with contextlib.suppress(AssertionError):  # one that does not end in time was not hit
             self.cluster.stop(self._victim)
-        return Done(self.names([self._victim]), effect=1)
+            done.effect = 1
+        return done
 
     def end(self, done: Done) -> None:
         if not self.cluster.members[self._victim].running:
