@@ -52,7 +52,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     """Return verdicts as text, the worst of them last."""
     lines = [""]
     for verdict in verdicts:
-        note = f"  ({verdict.note})" if verdict.note else ""
+        note = f"  ({verdict.told})" if verdict.told else ""
         checked = verdict.checked or "-"
         lines.append(f"{verdict.checker:14} {verdict.validity:8} {checked:>8} checked{note}")
         lines += [f"    {finding.kind}: {finding.text}" for finding in verdict.findings]

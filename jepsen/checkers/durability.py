@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from jepsen.history import Op, Outcome
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Validity, Verdict
 
 CHECKER: Final = "durability"
-MAX_FINDINGS: Final = 20
 LAST_LOOK: Final = -1
 WORKLOADS: Final = ("register", "set", "append")
 
@@ -27,7 +26,7 @@ def check(ops: Iterable[Op]) -> Verdict:
     for op in ops:
         if op.workload in WORKLOADS:
             by_workload[op.workload].append(op)
-    findings: list[Finding] = []
+    findings = Findings()
     blind: set[str] = set()
     checked = 0
     for workload, own in by_workload.items():
@@ -44,7 +43,7 @@ def check(ops: Iterable[Op]) -> Verdict:
             findings += _elements(writes, done)
     note = f"not looked at: {', '.join(sorted(blind))}" if blind else ""
     if findings:
-        return Verdict(CHECKER, Validity.INVALID, checked, findings[:MAX_FINDINGS], note)
+        return findings.verdict(CHECKER, checked, note)
     validity = Validity.UNKNOWN if blind or not checked else Validity.VALID
     return Verdict(CHECKER, validity, checked, note=note or ("" if checked else "no last look"))
 

@@ -28,10 +28,9 @@ from jepsen.checkers import watch
 from jepsen.checkers.revisions import real_time
 from jepsen.checkers.watch import DELETE, PUT, Event, Known, Reference
 from jepsen.history import Op, Outcome
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Validity, Verdict
 
 CHECKER: Final = "kube"
-MAX_FINDINGS: Final = 20
 LAST: Final = "~last"
 """End of the keys of the last writes, which every cache must reach."""
 LEASED: Final = "kube/events/"
@@ -49,7 +48,7 @@ def check(ops: Iterable[Op], *, compactions: Sequence[int] | None = None) -> Ver
     if not lists or not streams:
         return Verdict(CHECKER, Validity.UNKNOWN, len(judged), note="no cache listed and watched")
     writers = [_as_write(op) for op in judged if op.f in WRITES]
-    findings: list[Finding] = []
+    findings = Findings()
     done = [op for op in judged if op.f in WRITES and op.outcome is Outcome.OK]
     refused = [op for op in done if not op.result[0]]
     reference = _collect([*writers, *streams], lists, refused, findings)
@@ -65,8 +64,7 @@ def check(ops: Iterable[Op], *, compactions: Sequence[int] | None = None) -> Ver
     findings += real_time(answered, lambda op: op.f in WRITES and bool(op.result[0]))
     if not findings and streams and last is None:
         return Verdict(CHECKER, Validity.UNKNOWN, len(judged), note="the last write failed")
-    validity = Validity.INVALID if findings else Validity.VALID
-    return Verdict(CHECKER, validity, len(judged), findings[:MAX_FINDINGS])
+    return findings.verdict(CHECKER, len(judged))
 
 
 def _expires(key: str) -> bool:
@@ -92,7 +90,7 @@ def _as_write(op: Op) -> Op:
 
 
 def _collect(
-    ops: Sequence[Op], lists: Sequence[Op], refused: Sequence[Op], findings: list[Finding]
+    ops: Sequence[Op], lists: Sequence[Op], refused: Sequence[Op], findings: Findings
 ) -> Reference:
     """What writers, streams, lists and refused writers show together."""
     reference = watch.collect(ops, findings)
@@ -124,7 +122,7 @@ def _may_be_gone(key: str, reference: Reference) -> bool:
     return (DELETE, None) in reference.open.get(key, ())
 
 
-def _check_guard(op: Op, reference: Reference, findings: list[Finding]) -> None:
+def _check_guard(op: Op, reference: Reference, findings: Findings) -> None:
     succeeded = bool(op.result[0])
     at = op.revision - 1 if succeeded else op.revision
     modified, value, by = _at(op.key, at, reference)
@@ -144,7 +142,7 @@ def _check_guard(op: Op, reference: Reference, findings: list[Finding]) -> None:
         findings.append(Finding("guard ignored", f"{op.f} found {told} and was refused", [op]))
 
 
-def _check_list(op: Op, reference: Reference, findings: list[Finding]) -> None:
+def _check_list(op: Op, reference: Reference, findings: Findings) -> None:
     keys = [key for key, *_ in op.result]
     if keys != sorted(set(keys)):
         findings.append(Finding("list out of order", f"{keys}"[:200], [op]))
@@ -161,7 +159,7 @@ def _compare(
     reference: Reference,
     op: Op,
     what: str,
-    findings: list[Finding],
+    findings: Findings,
 ) -> None:
     """Objects below ``op.key`` against the state at a revision."""
     for key in {*objects, *reference.by_key}:
@@ -179,7 +177,7 @@ def _compare(
 
 
 def _check_caches(
-    ops: Sequence[Op], reference: Reference, last: Op | None, findings: list[Finding]
+    ops: Sequence[Op], reference: Reference, last: Op | None, findings: Findings
 ) -> None:
     """Follow each cache through its lists and streams, up to the last write."""
     by_client: dict[int, list[Op]] = defaultdict(list)
@@ -192,7 +190,7 @@ def _check_caches(
             findings.append(Finding("cache fell silent", text, [last, own[-1]]))
 
 
-def _follow(ops: Sequence[Op], reference: Reference, findings: list[Finding]) -> int:
+def _follow(ops: Sequence[Op], reference: Reference, findings: Findings) -> int:
     """Follow one cache; return the revision that it reached."""
     objects: _Objects = {}
     revision, before = 0, ops[0]

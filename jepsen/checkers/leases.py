@@ -19,11 +19,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from jepsen.history import Op, Outcome
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Validity, Verdict
 
 LEASE: Final = "lease"
 LOCK: Final = "lock"
-MAX_FINDINGS: Final = 20
 NS_PER_S: Final = 1_000_000_000
 
 
@@ -37,7 +36,7 @@ def check_leases(ops: Iterable[Op]) -> Verdict:
     by_lease: dict[str, list[Op]] = defaultdict(list)
     for op in judged:
         by_lease[op.key].append(op)
-    findings: list[Finding] = []
+    findings = Findings()
     looked = 0
     for lease in by_lease.values():
         lease.sort(key=lambda op: op.start)
@@ -45,10 +44,10 @@ def check_leases(ops: Iterable[Op]) -> Verdict:
         _check_lease(lease, findings)
     if not looked:
         return Verdict(LEASE, Validity.UNKNOWN, len(judged), note="nobody looked")
-    return _verdict(LEASE, judged, findings)
+    return findings.verdict(LEASE, len(judged))
 
 
-def _check_lease(ops: list[Op], findings: list[Finding]) -> None:
+def _check_lease(ops: list[Op], findings: Findings) -> None:
     revoked = min(
         (op.start for op in ops if op.f == "revoke" and op.outcome is not Outcome.FAIL),
         default=None,
@@ -91,7 +90,7 @@ def check_locks(ops: Iterable[Op]) -> Verdict:
     that did would have been let through after its key was gone.
     """
     judged = [op for op in ops if op.workload == LOCK]
-    findings: list[Finding] = []
+    findings = Findings()
     notes = []
     by_lock: dict[str, list[Op]] = defaultdict(list)
     for op in judged:
@@ -115,7 +114,7 @@ def check_locks(ops: Iterable[Op]) -> Verdict:
             notes.append(f"{name}: {overlapping} times two clients believed to hold it")
     if not writes:
         return Verdict(LOCK, Validity.UNKNOWN, len(judged), note="no guarded write succeeded")
-    verdict = _verdict(LOCK, judged, findings)
+    verdict = findings.verdict(LOCK, len(judged))
     verdict.note = "; ".join(notes)
     return verdict
 
@@ -139,8 +138,3 @@ def _overlapping_holders(ops: list[Op]) -> int:
         overlaps += start < busy_until
         busy_until = max(busy_until, end)
     return overlaps
-
-
-def _verdict(checker: str, judged: list[Op], findings: list[Finding]) -> Verdict:
-    validity = Validity.INVALID if findings else Validity.VALID
-    return Verdict(checker, validity, len(judged), findings[:MAX_FINDINGS])

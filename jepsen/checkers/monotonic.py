@@ -12,16 +12,15 @@ from typing import Final
 
 from jepsen.checkers.revisions import real_time
 from jepsen.history import Op
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Validity, Verdict
 
 CHECKER: Final = "monotonic"
-MAX_FINDINGS: Final = 20
 
 
 def check(ops: Iterable[Op]) -> Verdict:
     """Judge all operations that were answered with a revision."""
     judged = sorted((op for op in ops if op.revision > 0), key=lambda op: op.start)
-    findings: list[Finding] = []
+    findings = Findings()
     newest: dict[tuple[int, str], Op] = {}
     for op in judged:
         before = newest.get((op.client, op.member))
@@ -35,5 +34,4 @@ def check(ops: Iterable[Op]) -> Verdict:
     findings += real_time(judged, lambda op: False)
     if not judged:
         return Verdict(CHECKER, Validity.UNKNOWN, note="no answer had a revision")
-    validity = Validity.INVALID if findings else Validity.VALID
-    return Verdict(CHECKER, validity, len(judged), findings[:MAX_FINDINGS])
+    return findings.verdict(CHECKER, len(judged))

@@ -25,11 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jepsen.history import Op, Outcome
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Verdict
 
 CHECKER: Final = "revisions"
-MAX_FINDINGS: Final = 20
-"""More would not be read."""
 
 
 @dataclass(slots=True)
@@ -46,7 +44,7 @@ def check(ops: Iterable[Op], *, initial: Any = None) -> Verdict:
     """Judge all registers together. See the module's docstring for the rules."""
     judged = [op for op in ops if op.workload == "register"]
     done = [op for op in judged if op.outcome is Outcome.OK]
-    findings: list[Finding] = []
+    findings = Findings()
     keys = _collect(judged, findings)
     for op in done:
         if op.f == "read":
@@ -54,8 +52,7 @@ def check(ops: Iterable[Op], *, initial: Any = None) -> Verdict:
         elif op.f == "cas":
             _check_cas(op, keys[op.key], initial, findings)
     findings += real_time(done, _writes)
-    validity = Validity.INVALID if findings else Validity.VALID
-    return Verdict(CHECKER, validity, len(judged), findings[:MAX_FINDINGS])
+    return findings.verdict(CHECKER, len(judged))
 
 
 def _writes(op: Op) -> bool:
@@ -66,7 +63,7 @@ def _written(op: Op) -> Any:
     return op.value[1] if op.f == "cas" else op.value
 
 
-def _collect(ops: Iterable[Op], findings: list[Finding]) -> dict[str, _Key]:
+def _collect(ops: Iterable[Op], findings: Findings) -> dict[str, _Key]:
     keys: dict[str, _Key] = defaultdict(_Key)
     writers: dict[int, Op] = {}
     reads = []
@@ -92,7 +89,7 @@ def _collect(ops: Iterable[Op], findings: list[Finding]) -> dict[str, _Key]:
     return keys
 
 
-def _add_seen(key: _Key, value: Any, revision: int, op: Op, findings: list[Finding]) -> None:
+def _add_seen(key: _Key, value: Any, revision: int, op: Op, findings: Findings) -> None:
     known, shown_by = key.values.setdefault(revision, (value, op))
     if known != value:
         text = f"{op.key!r} at revision {revision} is {known!r} for one and {value!r} for another"
@@ -112,7 +109,7 @@ def _at(key: _Key, revision: int, initial: Any) -> tuple[Any, int, Op | None]:
     return value, written, op
 
 
-def _check_read(op: Op, key: _Key, initial: Any, findings: list[Finding]) -> None:
+def _check_read(op: Op, key: _Key, initial: Any, findings: Findings) -> None:
     value, written = op.result
     if written > op.revision:
         text = f"a read at revision {op.revision} shows a write of the later revision {written}"
@@ -128,7 +125,7 @@ def _check_read(op: Op, key: _Key, initial: Any, findings: list[Finding]) -> Non
     findings.append(Finding("stale read", text, [op] if by is None else [by, op]))
 
 
-def _check_cas(op: Op, key: _Key, initial: Any, findings: list[Finding]) -> None:
+def _check_cas(op: Op, key: _Key, initial: Any, findings: Findings) -> None:
     wanted, applied = op.value[0], op.result is not False
     at = op.revision - 1 if applied else op.revision
     found, written, by = _at(key, at, initial)

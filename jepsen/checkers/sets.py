@@ -7,29 +7,30 @@ them). Workload ``bank``: f ``transfer`` (value ``[from, to, amount]``), ``read`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
 from jepsen.checkers.bank import TooManyChoices, lost_transfers
 from jepsen.history import Op, Outcome
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Validity, Verdict
 
 SET: Final = "set"
 BANK: Final = "bank"
-MAX_FINDINGS: Final = 20
 
 
 def check_set(ops: Iterable[Op]) -> Verdict:
     """Judge workload ``set``: every read shows all that was acknowledged before it began.
 
     An element that a read showed stays in all that begin later; nothing that failed for certain and
-    nothing that nobody added is ever there. All adds and reads have one order that agrees with real
-    time. Without a successful read the verdict is unknown.
+    nothing that nobody added is ever there, and nothing is there twice: an element is a key. All
+    adds and reads have one order that agrees with real time. Without a successful read the verdict
+    is unknown.
     """
     judged = [op for op in ops if op.workload == SET]
     adds = {_hashable(op.value): op for op in judged if op.f == "add"}
     reads = [op for op in judged if op.f == "read" and op.outcome is Outcome.OK]
-    findings: list[Finding] = []
+    findings = Findings()
     if not reads:
         return Verdict(SET, Validity.UNKNOWN, len(judged), note="no read succeeded")
     certain = sorted(
@@ -40,6 +41,9 @@ def check_set(ops: Iterable[Op]) -> Verdict:
     position = 0
     for read in sorted(reads, key=lambda op: op.start):
         found = set(map(_hashable, read.result))
+        if len(found) < len(read.result):
+            twice = [e for e, n in Counter(map(_hashable, read.result)).items() if n > 1]
+            findings.append(Finding("duplicate element", f"{twice[:3]} more than once", [read]))
         while position < len(ended) and ended[position].end < read.start:
             for element in map(_hashable, ended[position].result):
                 shown.setdefault(element, ended[position])
@@ -60,7 +64,7 @@ def check_set(ops: Iterable[Op]) -> Verdict:
                 findings.append(Finding("failed write is there", f"{element!r}", [added, read]))
     if not findings:
         findings += _out_of_order(reads, adds)
-    return _verdict(SET, judged, findings)
+    return findings.verdict(SET, len(judged))
 
 
 def _out_of_order(reads: list[Op], adds: dict[Any, Op]) -> list[Finding]:
@@ -126,7 +130,7 @@ def check_bank(ops: Iterable[Op], *, total: int | None = None) -> Verdict:
         return Verdict(BANK, Validity.UNKNOWN, len(judged), note="no read succeeded")
     reads.sort(key=lambda op: op.start)
     expected = sum(reads[0].result.values()) if total is None else total
-    findings = []
+    findings = Findings()
     for read in reads:
         found = sum(read.result.values())
         if found != expected:
@@ -141,12 +145,7 @@ def check_bank(ops: Iterable[Op], *, total: int | None = None) -> Verdict:
         except TooManyChoices:
             note = "too many transfers ended unknown to check that none is lost"
             return Verdict(BANK, Validity.UNKNOWN, len(judged), note=note)
-    return _verdict(BANK, judged, findings)
-
-
-def _verdict(checker: str, judged: list[Op], findings: list[Finding]) -> Verdict:
-    validity = Validity.INVALID if findings else Validity.VALID
-    return Verdict(checker, validity, len(judged), findings[:MAX_FINDINGS])
+    return findings.verdict(BANK, len(judged))
 
 
 def _hashable(value: Any) -> Any:

@@ -33,10 +33,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from jepsen.history import Op, Outcome
-from jepsen.verdict import Finding, Validity, Verdict
+from jepsen.verdict import Finding, Findings, Validity, Verdict
 
 CHECKER: Final = "watch"
-MAX_FINDINGS: Final = 20
 PUT: Final = "PUT"
 DELETE: Final = "DELETE"
 
@@ -86,7 +85,7 @@ class Reference:
         at = revisions[position - 1]
         return at, self.known[at, key]
 
-    def note(self, revision: int, key: str, shown: Known, findings: list[Finding]) -> None:
+    def note(self, revision: int, key: str, shown: Known, findings: Findings) -> None:
         """Add what an operation shows; who showed otherwise before contradicts it."""
         known = self.known.setdefault((revision, key), shown)
         if known[:2] != shown[:2]:
@@ -118,15 +117,14 @@ def check(ops: Iterable[Op], *, compactions: Sequence[int] | None = None) -> Ver
     watchers = [op for op in judged if op.f == "watch" and op.outcome is not Outcome.FAIL]
     if not watchers:
         return Verdict(CHECKER, Validity.UNKNOWN, len(judged), note="nobody watched")
-    findings: list[Finding] = []
+    findings = Findings()
     reference = collect(judged, findings)
     check_sources(judged, findings)
     check_watchers(watchers, reference, findings, compactions=compactions)
-    validity = Validity.INVALID if findings else Validity.VALID
-    return Verdict(CHECKER, validity, len(judged), findings[:MAX_FINDINGS])
+    return findings.verdict(CHECKER, len(judged))
 
 
-def collect(ops: Iterable[Op], findings: list[Finding]) -> Reference:
+def collect(ops: Iterable[Op], findings: Findings) -> Reference:
     """Return what all operations together show."""
     reference = Reference()
     for op in ops:
@@ -156,7 +154,7 @@ def events_of(op: Op) -> Iterable[Event]:
 
 def check_sources(
     ops: Sequence[Op],
-    findings: list[Finding],
+    findings: Findings,
     *,
     expires: Callable[[str], bool] = lambda key: False,
 ) -> None:
@@ -193,7 +191,7 @@ def check_sources(
 def check_watchers(
     watchers: Sequence[Op],
     reference: Reference,
-    findings: list[Finding],
+    findings: Findings,
     *,
     compactions: Sequence[int] | None = None,
 ) -> None:
@@ -243,7 +241,7 @@ class _Watcher:
     """One stream's life against the reference."""
 
     def __init__(
-        self, op: Op, reference: Reference, findings: list[Finding], compacted: int | None
+        self, op: Op, reference: Reference, findings: Findings, compacted: int | None
     ) -> None:
         self._op = op
         self._reference = reference
@@ -339,7 +337,7 @@ class _Watcher:
         self._findings.append(Finding(kind, text, [*others, self._op]))
 
 
-def _check_resumptions(watchers: Iterable[Op], findings: list[Finding]) -> None:
+def _check_resumptions(watchers: Iterable[Op], findings: Findings) -> None:
     """A client's later stream begins behind what the earlier one showed; so must its events."""
     last: dict[tuple[int, str], tuple[int, Op]] = {}
     for op in sorted(watchers, key=lambda o: o.start):

@@ -121,7 +121,7 @@ def _badge(validity: Validity) -> str:
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:
     rows = [
         f"<tr><td>{escape(v.checker)}<td>{_badge(v.validity)}<td class=n>{v.checked}"
-        f"<td>{escape(v.note)}{' ' + str(len(v.findings)) + ' findings' if v.findings else ''}"
+        f"<td>{escape(v.told)}"
         for v in verdicts
     ]
     return f"<table><tr><th>Check<th>Verdict<th>Judged<th>Note{''.join(rows)}</table>"

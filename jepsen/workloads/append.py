@@ -22,8 +22,8 @@ KEYS = 6
 APPENDS_PER_KEY = 60
 """After so many a key is left for a fresh one: a list is read and written whole."""
 STEPS = 4
-MAX_LAST_READS = 128
-"""Most reads of the last look: as many as a transaction may have."""
+LAST_READS = 128
+"""Reads of one transaction of the last look: as many as the server allows (--max-txn-ops)."""
 
 
 class Append(Workload):
@@ -89,10 +89,11 @@ class Append(Workload):
 
     async def end(self, connections: Sequence[Connection]) -> None:
         keys = sorted({key for op in self._own() for _, key, _ in op.value})
-        steps = [["r", key, None] for key in keys[:MAX_LAST_READS]]
         for connection in connections:
-            op = blank(-1, self.name, "txn", "", steps, connection.name)
-            await self.recorder.op(op, lambda o, c=connection: self._txn(o, c))  # type: ignore[misc]
+            for first in range(0, len(keys), LAST_READS):
+                steps = [["r", key, None] for key in keys[first : first + LAST_READS]]
+                op = blank(-1, self.name, "txn", "", steps, connection.name)
+                await self.recorder.op(op, lambda o, c=connection: self._txn(o, c))  # type: ignore[misc]
 
     def _own(self) -> list[Op]:
         return [op for op in self.recorder.ops() if op.workload == self.name]

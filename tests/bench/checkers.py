@@ -8,7 +8,9 @@ from typing import Final
 
 from jepsen.checkers import linearizable, revisions
 from jepsen.history import Op, Outcome
+from tests.jepsen.broken import BROKEN
 from tests.jepsen.served import serve_registers
+from tests.jepsen.test_broken import CHECKS
 
 OPERATIONS: Final = 50_000
 SHAPES: Final = ((5, 8), (10, 25), (10, 8), (20, 25), (20, 8), (20, 4), (20, 2))
@@ -26,6 +28,13 @@ def main() -> None:
         claimed, _ = _timed(revisions.check, ops)
         line = f"{clients:7} {keys:4} {open_:5.0%} {searched:7.1f}  {verdict:8} {claimed:12.1f}"
         print(line, flush=True)
+    print("\nbroken histories  checker       verdict  seconds")
+    for name, make in BROKEN.items():
+        ops = make(OPERATIONS)
+        for check in CHECKS[name.partition(" ")[0]]:
+            took, verdict = _timed(check, ops)
+            checker = check.__module__.rpartition(".")[2]
+            print(f"{name:24}{checker:14}{verdict:8}{took:8.1f}", flush=True)
 
 
 def _timed(check: object, ops: list[Op]) -> tuple[float, str]:

@@ -66,6 +66,7 @@ ADD = element("add", 1, 0, 1)
             {"failed write is there"},
         ),
         ([ADD, element("read", None, 2, 3, [1, 9])], {"value out of nowhere"}),
+        ([ADD, element("read", None, 2, 3, [1, 1])], {"duplicate element"}),
     ],
 )
 def test_sets(ops: list[Op], kinds: set[str]) -> None:
