@@ -26,21 +26,59 @@ THREAD_S = 0.001
 PRUNE_TASKS = 256
 
 
-class SimHandle(asyncio.Handle):
-    """A callback; it is run by the loop itself, which lets failures through to `Loop.fail`."""
+class SimHandle:
+    """A callback that is to run: what tasks, futures and time-outs use of `asyncio.Handle`.
 
-    __slots__ = ()
+    asyncio's own ask their loop whether to debug, which costs much where there are so many.
+    """
+
+    __slots__ = ("args", "callback", "context", "loop", "off", "time")
 
     def __init__(
-        self, callback: Callable[..., object], args: Any, loop: Any, context: Context | None
+        self,
+        callback: Callable[..., object],
+        args: Any,
+        loop: SimEventLoop,
+        context: Context | None,
+        time: float = 0.0,
     ) -> None:
-        # Not asyncio's own __init__, which asks the loop whether to note where it was called from.
-        self._callback = callback
-        self._args = args
-        self._loop = loop
-        self._context = copy_context() if context is None else context
-        self._cancelled = False
-        self._repr = None
+        self.callback = callback
+        self.args = args
+        self.loop = loop
+        self.context = copy_context() if context is None else context
+        self.off = False
+        self.time = time
+
+    def cancel(self) -> None:
+        """Let go of the callback; the handle stays in its queue."""
+        self.off = True
+        self.callback = _nothing
+        self.args = ()
+
+    def cancelled(self) -> bool:
+        return self.off
+
+    def when(self) -> float:
+        """The time of a timer."""
+        return self.time
+
+    def run(self) -> None:
+        """Call it. What it raises is for the loop."""
+        try:
+            self.context.run(self.callback, *self.args)
+        except Exception as error:
+            self.loop.call_exception_handler({"exception": error})
+
+    def fire(self) -> None:
+        """Call it because its time has come."""
+        if not self.off:
+            loop = self.loop
+            loop.touch()
+            events._set_running_loop(loop)
+            try:
+                self.run()
+            finally:
+                events._set_running_loop(None)
 
 
 class SimFuture(asyncio.Future[Any]):
@@ -130,7 +168,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         self._process = process
         self._life = process.life
         self._name = name
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[SimHandle] = deque()
         self._draining = False
         self._numbers = 0
         self._tasks: list[SimTask] = []
@@ -161,12 +199,12 @@ class SimEventLoop(asyncio.AbstractEventLoop):
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> SimHandle:
         handle = SimHandle(callback, args, self, context)
         if self._process.life == self._life:
             self._ready.append(handle)
             if len(self._ready) == 1 and not self._draining:
-                self._loop.after(0, self._label, self._drain, self._process)
+                self._loop.at_once(self._label, self._drain, self._process)
         return handle
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
@@ -177,7 +215,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         callback: Callable[..., object],
         *args: Any,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
+    ) -> SimHandle:
         return self.call_at(self._loop.now + max(delay, 0.0), callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
@@ -186,15 +224,12 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         callback: Callable[..., object],
         *args: Any,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> SimHandle:
+        handle = SimHandle(callback, args, self, context, when)
         if not self.dead:
             delay = max(when - self._loop.now, 0.0)
-            self._loop.after(delay, self._timer_label, lambda: self._run(handle), self._process)
+            self._loop.after(delay, self._timer_label, handle.fire, self._process)
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It stays in the queue and does nothing when its time comes."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return SimFuture(loop=self)
@@ -252,14 +287,9 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         finally:
             events._set_running_loop(before)
 
-    def _run(self, handle: asyncio.Handle) -> None:
-        if not handle.cancelled():
-            self._loop.touched.append(self._process)
-            events._set_running_loop(self)
-            try:
-                handle._run()
-            finally:
-                events._set_running_loop(None)
+    def touch(self) -> None:
+        """Something runs in the process."""
+        self._loop.touched.append(self._process)
 
     def _drain(self) -> None:
         """Run what is ready, and what that makes ready, until nothing is: at one moment.
@@ -275,8 +305,11 @@ class SimEventLoop(asyncio.AbstractEventLoop):
                 touched.append(process)
                 for _ in range(len(ready)):
                     handle = ready.popleft()
-                    if not handle._cancelled:
-                        handle._run()
+                    if not handle.off:
+                        try:  # as `SimHandle.run`, without the call: it is the busiest place
+                            handle.context.run(handle.callback, *handle.args)
+                        except Exception as error:
+                            self.call_exception_handler({"exception": error})
                     if process.life != life:
                         return
                 loop.look()
@@ -295,6 +328,10 @@ class SimEventLoop(asyncio.AbstractEventLoop):
                 with contextlib.suppress(BaseException):
                     self.enter(coro.close)
         self._tasks.clear()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _succeed(future: asyncio.Future[T], result: T) -> None:

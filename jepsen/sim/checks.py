@@ -24,7 +24,7 @@ from kvstore.node.request import HEADER, HEADER_SIZE, Kind
 from kvstore.pb.kv_pb2 import KeyValue
 from kvstore.storage.backend import REVISIONS
 from kvstore.storage.wal import Batch
-from raft import CONF_CHANGE, Entry, decode_conf_change
+from raft import CONF_CHANGE, Entry, Role, decode_conf_change
 from raft.log import Log
 
 FULL_HASH_EVERY = 16
@@ -113,16 +113,18 @@ class Checks(Observer):
 
     def observe(self) -> None:
         """Look at the Raft of members in which something ran; call it after each event."""
-        touched = self._loop.touched
-        if not touched:
-            return
+        touched, running, seen_commit = self._loop.touched, self._running, self._seen_commit
+        before = None
         for process in touched:
-            node = self._running.get(process)
+            if process is before:
+                continue
+            before = process
+            node = running.get(process)
             if node is not None and node.up:
-                member = node.member
-                if member.is_leader:
+                raft = node.server.member.raft
+                if raft.role is Role.LEADER:
                     self._observe_leader(node)
-                if member.raft.commit_index > self._seen_commit[node.id]:
+                if raft.commit_index > seen_commit[node.id]:
                     self._observe_commit(node)
         touched.clear()
 

@@ -78,7 +78,7 @@ class Simulation:
         self._snapshot_count = random.choice((8, 20, 60))
         for name, urls in initial.items():
             self._make(name, compute_member_id(urls, "sim"), bootstrapped(initial))
-        think_s, clients = random.choice((0.02, 0.05, 0.3)), random.randint(2, MAX_CLIENTS)
+        think_s, clients = random.choice((0.03, 0.1, 0.3)), random.randint(2, MAX_CLIENTS)
         self.recorder = Recorder(self.loop)
         self.clients = [
             Client(i, plan, self.loop, self.nodes, self.checks, self.recorder, think_s)

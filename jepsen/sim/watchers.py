@@ -49,7 +49,7 @@ class Watcher:
             key = random.choice(KEYS)
             self._start, self._end = key, key + b"\0"
         self._prev_kv = random.random() < 0.5
-        self._mean_pause = random.choice((0.02, 0.2, 1.0))
+        self._mean_pause = random.choice((0.05, 0.2, 1.0))
 
     def start(self) -> None:
         self._later()

@@ -70,7 +70,8 @@ class BackendThread:
         """Commit once every interval, and when a commit is due."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), interval_s)
+                async with asyncio.timeout(interval_s):
+                    await self._due.wait()
             self._due.clear()
             await self.commit()
 

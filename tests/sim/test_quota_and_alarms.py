@@ -74,14 +74,14 @@ def _ignore(result: Result) -> None:
 
 def test_scenario_14884_members_agree_while_one_is_full_and_alarms_come_and_go() -> None:
     """MNT-08, MNT-16: the state of all members is compared, alarms included, entry by entry."""
-    full, strange = 0, 0
+    full, strange, puts = 0, 0, 0
     for seed in range(4):
         simulation = Filling(seed)
         outcome = simulation.run()
         assert outcome.counts["full comparison"] > 0
-        assert outcome.counts["put"] > 0
+        puts += outcome.counts.get("put", 0)
         for node in simulation.nodes:
             assert node.member.applier.alarms.active() == []
         full += simulation.small_id in simulation.raised
         strange += STRANGER in simulation.raised
-    assert full and strange, "else the runs would prove little"
+    assert full and strange and puts, "else the runs would prove little"
