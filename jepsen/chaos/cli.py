@@ -18,7 +18,7 @@ from typing import Any
 
 from jepsen.chaos import judging
 from jepsen.chaos.faults import FAULTS
-from jepsen.chaos.runner import Plan, Result, run
+from jepsen.chaos.runner import HISTORY, Plan, Result, run
 from jepsen.mutants.guard import Refused
 from jepsen.mutants.launch import broken_program
 from jepsen.options import above_zero, whole
@@ -116,10 +116,21 @@ def main(arguments: Sequence[str]) -> int:
     if (directory / "members").exists():
         sys.stderr.write(f"--out: {directory} holds the members of another run\n")
         return 2
-    # SIGTERM ends it as Ctrl-C does: members, mounts and proxies are cleared away.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    ended_by = signal.SIGINT
+
+    def end(number: int, _: object) -> None:
+        """As Ctrl-C does: the history is written, members, mounts and proxies are cleared away."""
+        nonlocal ended_by
+        ended_by = signal.Signals(number)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, end)
     print(f"seed {seed}, in {directory}", flush=True)
-    result = run(plan, say=lambda line: print(line, flush=True))
+    try:
+        result = run(plan, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ninterrupted; as far as it came: {directory / HISTORY}\n")
+        return 128 + ended_by
     sys.stdout.write(summary(result))
     report = directory / "report.html"
     command = shlex.join(

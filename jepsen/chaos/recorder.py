@@ -29,8 +29,9 @@ class Recorder:
             op.outcome = Outcome.OK
         except Failed as failure:
             op.outcome, op.error = failure.outcome, str(failure)
-        op.end = self.now()
-        self.records.append(op)
+        finally:  # an operation that is cancelled is under way for ever
+            op.end = self.now()
+            self.records.append(op)
         return op
 
     def fault(self, name: str, targets: list[str], detail: str = "") -> Fault:

@@ -38,6 +38,8 @@ RECOVERY_S = 60.0
 CLIENTS_S = 60.0
 """Longest time that what a client does may take after that: longer than any lease lives."""
 SAMPLE_S = 0.5
+HISTORY = "history.jsonl"
+ENDED = "a member ended by itself"
 _NOT_DONE = (NotInTime, MemberEnded, RuntimeError, OSError, StorageError, grpc.RpcError)
 """What a fault raises that could not be brought about or ended."""
 
@@ -83,7 +85,8 @@ class Result:
 
 
 def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
-    """Carry out a plan; the history is in ``<directory>/history.jsonl`` afterwards."""
+    """Carry out a plan; the history is in ``<directory>/history.jsonl`` afterwards, of as far as it
+    came, if it is interrupted."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     kinds = [FAULTS[name] for name in plan.faults]
     with (
@@ -115,11 +118,25 @@ class _Run:
         self.left_out: dict[str, str] = {}
         self.done: list[Done] = []
         self.ended: list[Finding] = []
+        self.connections: list[Connection] = []
+        """To members that vote now."""
         self.all_connections: list[Connection] = []
 
     async def run(self) -> Result:
-        connections: list[Connection] = []
-        self.connections = connections
+        """The whole run; what was recorded is written whatever ends it."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            return await self._run(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for connection in self.all_connections:
+                await connection.close()
+            history.write(self.plan.directory / HISTORY, self.recorder.records)
+
+    async def _run(self, tasks: list[asyncio.Task[None]]) -> Result:
+        connections = self.connections
         self._follow_members()
         for workload in self.workloads:
             await workload.begin(connections)
@@ -128,7 +145,7 @@ class _Run:
             asyncio.create_task(self._client(number, workload, connections, stop))
             for number, workload in self._clients()
         ]
-        sampler = asyncio.create_task(self._sample_forever(connections))
+        tasks += [*clients, asyncio.create_task(self._sample_forever(connections))]
         await self._break_things()
         verdicts = await self._recover()
         stop.set()
@@ -137,13 +154,8 @@ class _Run:
             with contextlib.suppress(Failed):
                 await workload.end(connections)
         verdicts.append(await compare_hashes(connections))
-        sampler.cancel()
-        for connection in self.all_connections:
-            await connection.close()
-        records = self.recorder.records
-        history.write(self.plan.directory / "history.jsonl", records)
         verdicts += self._judge()
-        return Result(self.plan, verdicts, records, self.left_out)
+        return Result(self.plan, verdicts, self.recorder.records, self.left_out)
 
     def _follow_members(self) -> None:
         """Let clients know the members that vote now. A connection is closed only at the end: some
@@ -243,8 +255,14 @@ class _Run:
         except _NOT_DONE as error:
             if isinstance(error, StorageError):  # a kill leaves files that can be opened
                 done.findings.append(Finding("unreadable files", str(error)))
+            elif isinstance(error, MemberEnded):  # faults expect an end where they bring it about
+                done.findings.append(Finding(ENDED, str(error)))
             done.detail = f"{done.detail} did not work: {str(error).partition(chr(10))[0]}"
             self.say(f"           {kind.name}: {done.detail}")
+            if not kind.ends_members:
+                self._look_for_ends()
+            elif done.targets:
+                self._look_for_ends(done.targets)
             await asyncio.to_thread(self._mend)
         self._follow_members()
         self.done.append(done)
@@ -253,18 +271,23 @@ class _Run:
             await asyncio.to_thread(self.cluster.wait_ready)
 
     def _mend(self) -> None:
+        """Let all members run, and reach each other; who looks for ends does so before."""
         self.cluster.heal()
         for number in self.cluster.numbers:
             if not self.cluster.members[number].running:
                 self.cluster.start(number, wait=False)
 
-    def _look_for_ends(self) -> None:
-        """Between faults all members run: one that does not has ended by itself."""
+    def _look_for_ends(self, but: Sequence[str] = ()) -> None:
+        """Between faults all members run: one that does not has ended by itself.
+
+        Args:
+            but: names of those that a fault has ended.
+        """
         for number in self.cluster.numbers:
             member = self.cluster.members[number]
-            if not member.running and member.process is not None:
+            if not member.running and member.process is not None and member.name not in but:
                 text = f"{member.name} ended with {member.process.returncode}"
-                self.ended.append(Finding("a member ended by itself", text))
+                self.ended.append(Finding(ENDED, text))
                 self.cluster.start(number, wait=False)
 
     # The end.

@@ -30,10 +30,12 @@ ETCD: Final = "etcd"
 
 
 class Outcome(StrEnum):
-    """NOT_SEEN says nothing about the server beyond the tries; NOT_POSSIBLE was not tried."""
+    """NOT_SEEN says nothing about the server beyond the tries; NOT_POSSIBLE was not tried, for a
+    reason that is told; NOT_TRIED was meant to be, and not one try came about."""
 
     FOUND = "found"
     NOT_SEEN = "not seen"
+    NOT_TRIED = "not tried"
     NOT_POSSIBLE = "not possible here"
 
 
@@ -166,7 +168,7 @@ def hunt(hunted: Hunt, server: Server, directory: Path | None = None) -> Result:
                 tries += 1
                 if seen or time.monotonic() - began > hunted.budget_s:
                     break
-            outcome = Outcome.FOUND if seen else Outcome.NOT_SEEN
+            outcome = Outcome.FOUND if seen else Outcome.NOT_SEEN if tries else Outcome.NOT_TRIED
         except NotPossible as why:
             outcome, seen = Outcome.NOT_POSSIBLE, str(why)
         finally:

@@ -16,7 +16,13 @@ MAX_WORDS = 300
 class Book:
     """The writes and watches of one try. Times are left out: the watch checker needs none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, overtaken: bool = False) -> None:
+        """Args:
+        overtaken: a compaction may overtake the watches: each may be told so instead of events.
+            Otherwise no watch may be canceled.
+        """
+        self._overtaken = overtaken
+        self._canceled = ""
         self._ops: list[Op] = []
         self._shown: dict[tuple[int, int], list[Any]] = {}
 
@@ -43,6 +49,11 @@ class Book:
 
     def showed(self, call: WatchCall, response: Any) -> None:
         """Note a response; progress of a whole call counts for all its watches."""
+        if response.canceled and not (self._overtaken and response.compact_revision):
+            self._canceled = self._canceled or (
+                f"a watch was canceled: {response.cancel_reason or 'without a reason'},"
+                f" compact revision {response.compact_revision}"
+            )
         events = [_event(event) for event in response.events]
         if not events and (response.canceled or response.created):
             return
@@ -52,11 +63,12 @@ class Book:
 
     def judge(self) -> str:
         """What the checker has to say against it, "" if nothing."""
-        findings = watch.check(self._ops).findings
-        if not findings:
-            return ""
-        words = f"{findings[0].kind}: {findings[0].text}"
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        verdict = watch.check(self._ops)
+        if not verdict.findings:
+            return self._canceled
+        words = f"{verdict.findings[0].kind}: {verdict.findings[0].text}"
+        count = max(verdict.found, len(verdict.findings))
+        more = f" (and {count - 1} more)" if count > 1 else ""
         return f"{words[:MAX_WORDS]}{more}"
 
 

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m jepsen hunts",
         description="Look for the known bugs of etcd. Exit code: 0 if our own server has none of"
-        " them (of another server: always), 1 if it has one.",
+        " them (of another server: always), 1 if it has one, 3 if one was not tried.",
     )
     made.add_argument("--binary", help="the server to look at (default: our own)")
     made.add_argument("--only", default="", help=f"comma-separated, of: {', '.join(HUNTS)}")
@@ -68,7 +68,9 @@ def main(arguments: Sequence[str]) -> int:
             remember(options.json, [result])
     found = [result.hunt for result in results if result.outcome is Outcome.FOUND]
     print(f"\n{server}: {len(found)} of {len(results)} found: {', '.join(found) or 'none'}")
-    return int(bool(found) and not options.binary)
+    if found and not options.binary:
+        return 1
+    return 3 if any(result.outcome is Outcome.NOT_TRIED for result in results) else 0
 
 
 def line(result: Result) -> str:

@@ -46,8 +46,12 @@ def marks(book: Book, client: Client, key: bytes) -> Iterator[None]:
 def read_until(
     book: Book, call: WatchCall, created: Any, prefix: bytes, start: int, revision: int
 ) -> None:
-    """Note what a new watch shows, until an event of a revision or later; a cancel ends it."""
+    """Note what a new watch shows, until an event of a revision or later; a cancel ends it, which
+    the book judges."""
     book.watches(call, created.watch_id, prefix, start)
+    book.showed(call, created)
+    if created.canceled:
+        return
     while True:
         response = call.next()
         book.showed(call, response)
@@ -136,7 +140,7 @@ def slow_reader_and_compaction(ground: Ground) -> Tries:
 
 
 def _slow_reader(cluster: Processes) -> str:
-    book, client = Book(), cluster.client(0)
+    book, client = Book(overtaken=True), cluster.client(0)
     slow = Client(cluster.members[0].endpoint)
     with contextlib.closing(slow), watch_call(slow) as call:
         open_watches = set()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from jepsen.options import whole
 from jepsen.power import disk
 from jepsen.power.run import cut_again_and_again
 from jepsen.verdict import Validity
@@ -17,8 +18,8 @@ from jepsen.verdict import Validity
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code: 0 nothing lost, 1 something lost, 2 not possible."""
     parser = argparse.ArgumentParser(prog="python -m jepsen power", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=100)
-    parser.add_argument("--size", type=int, default=3, help="members")
+    parser.add_argument("--cuts", type=whole(1), default=100)
+    parser.add_argument("--size", type=whole(1, 9), default=3, help="members")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args(arguments)
     why = disk.missing()

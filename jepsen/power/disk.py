@@ -56,8 +56,13 @@ def _run(*command: str) -> None:
 class PowerDisk:
     """One disk: an image file and the folder it is mounted on."""
 
-    def __init__(self, directory: Path, name: str) -> None:
-        """Make the image and mount it. Raises DiskError."""
+    def __init__(self, directory: Path, name: str, room_bytes: int = ROOM_BYTES) -> None:
+        """Make the image and mount it. Raises DiskError.
+
+        Args:
+            room_bytes: what it may take of memory, over its whole life: what was written once is
+                never given back. Behind that, writes fail.
+        """
         self.folder = directory / name
         self._room = directory / f"{name}.room"
         self._image = self._room / "image"
@@ -65,11 +70,15 @@ class PowerDisk:
         self.mounted = False
         self.folder.mkdir(parents=True)
         self._room.mkdir()
-        _run("mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "none", str(self._room))
-        with self._image.open("wb") as file:
-            file.truncate(SIZE_BYTES)
-        _run("mkfs.ext4", "-q", "-F", str(self._image))
-        self.mount()
+        _run("mount", "-t", "tmpfs", "-o", f"size={room_bytes}", "none", str(self._room))
+        try:
+            with self._image.open("wb") as file:
+                file.truncate(SIZE_BYTES)
+            _run("mkfs.ext4", "-q", "-F", str(self._image))
+            self.mount()
+        except BaseException:
+            self.remove()
+            raise
 
     def mount(self) -> None:
         """Mount it; the journal is replayed."""
@@ -104,5 +113,10 @@ class PowerDisk:
 
     def remove(self) -> None:
         """Unmount it and delete the image."""
-        self.unmount()
-        _run("umount", str(self._room))
+        try:
+            self.unmount()
+        except DiskError:  # somebody still has a file open: it goes with him
+            _run("umount", "--lazy", str(self.folder))
+            self.mounted = False
+        finally:
+            _run("umount", "--lazy", str(self._room))

@@ -48,19 +48,17 @@ def powered_cluster(
 ) -> Iterator[tuple[Cluster, list[PowerDisk]]]:
     """A cluster each of whose members has a disk of its own."""
     disks: list[PowerDisk] = []
-    try:
-        with Cluster(
-            size, directory / "members", program=program, flags=flags, links=False
-        ) as cluster:
-            for member in cluster.members:
-                disk = PowerDisk(directory, f"{member.name}.disk")
-                disks.append(disk)
-                member.data_dir = disk.folder / "data"
-            cluster.start()
-            yield cluster, disks
-    finally:
-        for disk in disks:
-            disk.remove()
+    with (
+        contextlib.ExitStack() as stack,  # each is removed, whatever the others say
+        Cluster(size, directory / "members", program=program, flags=flags, links=False) as cluster,
+    ):
+        for member in cluster.members:
+            disk = PowerDisk(directory, f"{member.name}.disk")
+            stack.callback(disk.remove)
+            disks.append(disk)
+            member.data_dir = disk.folder / "data"
+        cluster.start()
+        yield cluster, disks
 
 
 def cut_again_and_again(
@@ -109,7 +107,7 @@ class _Cutter:
             try:
                 await self._one_cut(victims)
             except (NotInTime, MemberEnded) as error:
-                self._find("a member does not start", f"after cut {number + 1}: {error}")
+                self._find("no recovery", f"around cut {number + 1}: {error}")
                 break
             self.report.cuts += 1
             self.report.of_all += everybody
@@ -137,8 +135,12 @@ class _Cutter:
             asyncio.create_task(self._write(connections[i % len(connections)], stop))
             for i in range(WRITERS)
         ]
-        while self.report.acknowledged < before + LEAST_WRITES:
-            await asyncio.sleep(0.01)
+        try:
+            await self._acknowledged(before + LEAST_WRITES)
+        except NotInTime:
+            stop.set()
+            await asyncio.gather(*writers)
+            raise
         await asyncio.sleep(self.random.uniform(0.0, 0.4))
         if self.random.random() < 0.5:
             # What a member acknowledges although its syncs fail it cannot keep.
@@ -157,6 +159,14 @@ class _Cutter:
             self.disks[number].restore()
             self.cluster.start(number, wait=False)
         await asyncio.to_thread(self.cluster.wait_ready, timeout_s=RECOVERY_S)
+
+    async def _acknowledged(self, wanted: int) -> None:
+        """Wait for so many acknowledged writes. Raises NotInTime."""
+        deadline = asyncio.get_running_loop().time() + RECOVERY_S
+        while self.report.acknowledged < wanted:
+            if asyncio.get_running_loop().time() > deadline:
+                raise NotInTime(f"{wanted} writes were not acknowledged within {RECOVERY_S:g} s")
+            await asyncio.sleep(0.01)
 
     async def _write(self, connection: Connection, stop: asyncio.Event) -> None:
         while not stop.is_set():

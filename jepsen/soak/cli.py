@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m jepsen soak",
         description="Chaos, simulation and power cuts by turns, until time is up. Exit code:"
-        " 0 nothing found, 1 a promise was broken (and the command that repeats it).",
+        " 0 nothing found, 1 a promise was broken (and the command that repeats it), 3 no turn was"
+        " judged valid: nothing is known.",
     )
     made.add_argument("--minutes", type=above_zero, default=30, help="how long (default: 30)")
     made.add_argument("--seed", type=int, help="the first one (default: the time)")
@@ -79,7 +80,9 @@ def soak(plan: Iterable[Turn], until: float, directory: Path, say: Callable[[str
     for one in failed:
         say(f"\n{(one.turn.directory / 'output.txt').read_text(errors='replace')[-4000:]}")
         say(f"repeat it: {one.turn.told}")
-    return 1 if failed else 0
+    if failed:
+        return 1
+    return 0 if any(one.ended is Ended.VALID for one in done) else 3
 
 
 def line(one: Done) -> str:

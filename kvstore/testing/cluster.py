@@ -356,7 +356,7 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if isinstance(error, Exception):  # Ctrl-C is nobody's fault
             for member in self.members:
                 print(f"--- {member.name} ({member.log_path})\n{member.log_tail()}")
         self.close()

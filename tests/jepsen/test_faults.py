@@ -123,6 +123,12 @@ def test_a_cluster_goes_on_under_it_and_is_well_afterwards(broken: Broken, name:
     ends(broken, fault, done)
 
 
+def test_a_slow_disk_is_proven_by_the_syncs_of_members(broken: Broken) -> None:
+    fault, done = begins(broken, "slow-disk")
+    ends(broken, fault, done)
+    assert "ms longer" in done.detail
+
+
 def test_a_failing_sync_ends_the_member_which_starts_again(broken: Broken) -> None:
     """Scenario 32: it says why, and does so once."""
     fault, done = begins(broken, "failing-sync")

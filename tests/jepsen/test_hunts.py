@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
-from jepsen.hunts.base import Hunt, Outcome, Result, Server, hunt
+from jepsen.hunts.base import Ground, Hunt, Outcome, Result, Server, Tries, hunt
+from jepsen.hunts.book import Book
 from jepsen.hunts.cli import HUNTS, main, read, remember, table
+from kvstore.pb import rpc_pb2
 from tests.clients.install import ETCD_34
 
 CHEAP = [made for made in HUNTS.values() if made.cheap]
@@ -64,3 +68,31 @@ def test_what_is_no_etcd_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert reason in capsys.readouterr().err
     assert main(["--only", "dragons"]) == 2
     assert "'dragons' is none of 18089" in capsys.readouterr().err
+
+
+def test_a_hunt_without_a_try_is_not_called_not_seen(tmp_path: Path) -> None:
+    def nothing(ground: Ground) -> Tries:
+        yield from ()
+
+    result = hunt(Hunt("0", "nothing", nothing), Server(), tmp_path)
+    assert (result.outcome, result.tries) == (Outcome.NOT_TRIED, 0)
+
+
+def test_a_watch_that_is_canceled_is_seen_unless_a_compaction_overtook_it() -> None:
+    """18089, 17529: a cancel for another reason is no word of a compaction."""
+    told = rpc_pb2.WatchResponse(canceled=True, compact_revision=7)
+    other = rpc_pb2.WatchResponse(canceled=True, cancel_reason="no room")
+    channel = grpc.insecure_channel("127.0.0.1:1")
+    call: Any = channel  # whose watches they are; it is asked nothing
+    for overtaken, response, seen in (
+        (True, told, ""),
+        (True, other, "no room"),
+        (False, told, "compact revision 7"),
+        (False, other, "no room"),
+    ):
+        book = Book(overtaken=overtaken)
+        book.watches(call, 0, b"a", 1)
+        book.showed(call, response)
+        assert seen in book.judge()
+        assert bool(book.judge()) == bool(seen)
+    channel.close()

@@ -41,6 +41,13 @@ def test_it_ends_at_the_first_finding_and_says_how_to_repeat_it(tmp_path: Path) 
     assert "1 invalid, 1 unknown, 1 valid" in (tmp_path / "summary.txt").read_text()
 
 
+def test_only_a_turn_that_was_judged_valid_says_that_nothing_was_found(tmp_path: Path) -> None:
+    unknown = turn(tmp_path, 1, "raise SystemExit(3)")
+    valid = turn(tmp_path, 2, "print('fine')")
+    assert soak([unknown], never(), tmp_path, lambda line: None) == 3
+    assert soak([unknown, valid], never(), tmp_path, lambda line: None) == 0
+
+
 def test_a_turn_that_crashes_is_a_finding(tmp_path: Path) -> None:
     assert carry_out(turn(tmp_path, 1, "raise OSError")).ended is Ended.BROKEN
     assert carry_out(turn(tmp_path, 2, "import os; os.abort()")).ended is Ended.BROKEN
@@ -64,7 +71,7 @@ def ended(pid: int) -> bool:
 
 def test_it_ends_when_time_is_up(tmp_path: Path) -> None:
     plan = turns(1, ("kill",), tmp_path, 1.0, power=False)
-    assert soak(plan, time.monotonic(), tmp_path, lambda line: None) == 0
+    assert soak(plan, time.monotonic(), tmp_path, lambda line: None) == 3
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,10 +13,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from jepsen.verdict import Finding
 from kvstore.testing import Cluster, MemberEnded, NotInTime
+
+LEADER_S: Final = 5.0
+"""How long a fault waits for a leader that it is about."""
+SERVED: Final = "it served"
 
 
 @dataclass(slots=True)
@@ -42,6 +46,9 @@ class Fault(ABC):
     """One kind of fault; an object is made for each time it happens."""
 
     name: ClassVar[str]
+    ends_members: ClassVar[bool] = False
+    """Whether its targets may end because of it: any other member that ends meanwhile is a
+    finding."""
 
     def __init__(self, cluster: Cluster, random: Random) -> None:
         self.cluster = cluster
@@ -75,9 +82,8 @@ class Fault(ABC):
         return self.random.sample(self.up(), max(1, (len(self.cluster.numbers) - 1) // 2))
 
     def leader(self) -> int:
-        with contextlib.suppress(AssertionError):
-            return self.cluster.leader(timeout_s=5.0)
-        return self.random.choice(self.up())
+        """Raises NotInTime while nobody leads: a fault of the leader then did not happen."""
+        return self.cluster.leader(timeout_s=LEADER_S)
 
     def start_ended(self, *numbers: int) -> None:
         """Start those of the members that do not run."""
@@ -100,7 +106,7 @@ class Fault(ABC):
             return "it refused to start"
         except NotInTime:
             return "it did not serve"
-        return "it served"
+        return SERVED
 
 
 class Excuse:

@@ -11,11 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
 from jepsen.chaos.faults import shim
 from jepsen.chaos.faults.base import Done, Excuse, Fault
@@ -23,7 +27,7 @@ from jepsen.chaos.faults.maintenance import Call
 from jepsen.power import disk
 from jepsen.verdict import Finding
 from kvstore.pb import rpc_pb2
-from kvstore.testing import Cluster, wait_until
+from kvstore.testing import Cluster, NotInTime, wait_until
 
 SYNC_DELAY_S = (0.02, 0.5)
 END_S = 10.0
@@ -32,34 +36,84 @@ MANY_FAILURES = 50
 """Failed syncs that a member cannot have survived by chance: a copy of the backend may fail. Of the
 log none may."""
 MAX_LARGE_VALUES = 40
+ROOM_BYTES = disk.SIZE_BYTES + (16 << 20)
+"""The disk is full when it says so, and never fails for want of memory behind it."""
 LARGE_BYTES = 1_000_000
 _ATTACH_S = 10.0
+NOISE_WRITERS = 2
+NOISE_BYTES = 1 << 20
+NOISE_PLACES = 32
+"""Each writer goes round in so many places of its file."""
+METRICS_S = 5.0
+REFERENCE_S = 1.0
+"""The speed of before is that of so long a time."""
+_SYNCS = r"^etcd_disk_wal_fsync_duration_seconds_(count|sum)(?:\{[^}]*\})? (\S+)$"
 
 
 class SlowDisk(Fault):
-    """A process that writes and syncs without pause beside the members' data."""
+    """Writers that sync without pause beside the members' data; its effect is the milliseconds that
+    the members' own syncs took longer than at the speed of before."""
 
     name = "slow-disk"
 
-    @classmethod
-    def available(cls, cluster: Cluster) -> str:
-        return "" if shutil.which("dd") else "there is no dd"
-
     def begin(self) -> Done:
         folder = self.cluster.members[0].log_path.parent
-        self._path = folder / "noise"
-        self._noise = subprocess.Popen(
-            ["dd", "if=/dev/zero", f"of={self._path}", "bs=64k", "count=2000", "oflag=dsync"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return Done(self.names(self.up()))
+        self._stop = threading.Event()
+        earlier = {i: self._syncs(i) for i in self.up()}
+        self._stop.wait(REFERENCE_S)
+        self._before = {i: self._syncs(i) for i in earlier}
+        self._mean_s = {i: _mean_s(earlier[i], self._before[i]) for i in earlier}
+        self._writers = [
+            threading.Thread(target=self._write, args=(folder / f"noise-{n}",), name="noise")
+            for n in range(NOISE_WRITERS)
+        ]
+        for writer in self._writers:
+            writer.start()
+        return Done(self.names(list(self._before)))
+
+    def _write(self, path: Path) -> None:
+        noise = bytes(NOISE_BYTES)
+        with contextlib.suppress(OSError):  # a full disk is no slow one
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DSYNC, 0o600)
+            try:
+                while not self._stop.is_set():
+                    for place in range(NOISE_PLACES):
+                        os.pwrite(descriptor, noise, place * NOISE_BYTES)
+                        if self._stop.is_set():
+                            break
+            finally:
+                os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+    def _syncs(self, number: int) -> tuple[float, float]:
+        """How many syncs of its log a member has made since its start, and their seconds."""
+        url = f"http://127.0.0.1:{self.cluster.members[number].client_port}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=METRICS_S) as answer:
+                found = dict(re.findall(_SYNCS, answer.read().decode(), re.MULTILINE))
+            return float(found["count"]), float(found["sum"])
+        except (OSError, KeyError, ValueError):
+            return 0.0, 0.0
 
     def end(self, done: Done) -> None:
-        self._noise.send_signal(signal.SIGKILL)
-        self._noise.wait()
-        done.effect = self._path.stat().st_size if self._path.exists() else 0
-        self._path.unlink(missing_ok=True)
+        after = {i: self._syncs(i) for i in self._before}
+        self._stop.set()
+        for writer in self._writers:
+            writer.join()
+        longer_s = 0.0
+        for number, mean_s in self._mean_s.items():
+            count = after[number][0] - self._before[number][0]
+            seconds = after[number][1] - self._before[number][1]
+            if mean_s > 0.0 and count > 0.0:
+                longer_s += max(0.0, seconds - count * mean_s)
+        done.effect = round(longer_s * 1000)
+        done.detail = f"syncs took {done.effect} ms longer in all than at the speed of before"
+
+
+def _mean_s(earlier: tuple[float, float], later: tuple[float, float]) -> float:
+    """Mean time of the syncs between two looks, 0 if there were none."""
+    count = later[0] - earlier[0]
+    return (later[1] - earlier[1]) / count if count > 0 else 0.0
 
 
 class _Syncs:
@@ -91,7 +145,11 @@ class _Syncs:
         def attached() -> bool:  # or ended already, at its first sync
             return not member.running or "TracerPid:\t0\n" not in _read(status)
 
-        wait_until(attached, _ATTACH_S, "strace is attached")
+        try:
+            wait_until(attached, _ATTACH_S, "strace is attached")
+        except NotInTime:
+            self.mend()
+            raise
 
     @property
     def hits(self) -> int:
@@ -104,7 +162,11 @@ class _Syncs:
             self._shim.syncs()
             return
         self._strace.send_signal(signal.SIGINT)  # it lets go of the member
-        self._strace.wait()
+        try:
+            self._strace.wait(_ATTACH_S)
+        except subprocess.TimeoutExpired:
+            self._strace.kill()  # the kernel lets go of the member then
+            self._strace.wait()
 
 
 def _read(path: Path) -> str:
@@ -150,6 +212,7 @@ class FailingSync(SlowSync):
     """Every sync of one member fails: it must end, and acknowledge nothing from then on."""
 
     name = "failing-sync"
+    ends_members = True
 
     def delay_s(self) -> float:
         return 0.0
@@ -174,19 +237,28 @@ class FullDisk(Call):
     """The disk of one member fills up: it ends, or serves on as far as it needs no more room."""
 
     name = "full-disk"
+    ends_members = True
+    _failed: ClassVar[str] = ""
+    """Why the disk could not be made."""
 
     @classmethod
     def prepare(cls, cluster: Cluster, stack: ExitStack) -> None:
         if disk.missing():
             return
         member = cluster.members[-1]
-        made = disk.PowerDisk(cluster.directory.resolve(), f"{member.name}.disk")
+        cls._failed = ""
+        try:
+            made = disk.PowerDisk(cluster.directory.resolve(), f"{member.name}.disk", ROOM_BYTES)
+        except (disk.DiskError, OSError) as error:
+            cls._failed = str(error)
+            return
         stack.callback(made.remove)
         member.data_dir = made.folder / "data"
 
     @classmethod
     def available(cls, cluster: Cluster) -> str:
-        return disk.missing() or ("" if cls._victims(cluster) else "no member has its own disk")
+        why = disk.missing() or cls._failed
+        return why or ("" if cls._victims(cluster) else "no member has its own disk")
 
     @staticmethod
     def _victims(cluster: Cluster) -> list[int]:
@@ -212,7 +284,8 @@ class FullDisk(Call):
             if not member.running:
                 return
             request = rpc_pb2.PutRequest(key=b"chaos/large", value=bytes(LARGE_BYTES))
-            self.call(self.leader(), "KV/Put", request, rpc_pb2.PutResponse())
+            others = [i for i in self.up() if i != self._victim] or self.up()
+            self.call(self.random.choice(others), "KV/Put", request, rpc_pb2.PutResponse())
         self.ends(self._victim, END_S)
 
     def end(self, done: Done) -> None:

@@ -25,6 +25,7 @@ class RemoveMember(Fault):
     """A member, half of the time the leader, is removed; later one comes in its place."""
 
     name = "remove-member"
+    ends_members = True
 
     @classmethod
     def available(cls, cluster: Cluster) -> str:
@@ -45,6 +46,7 @@ class ReplaceMember(Fault):
     """A member loses its disk; it is removed and added again, first as a learner now and then."""
 
     name = "replace-member"
+    ends_members = True
 
     @classmethod
     def available(cls, cluster: Cluster) -> str:

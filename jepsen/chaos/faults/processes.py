@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from abc import abstractmethod
+from typing import Final
 
 from jepsen.chaos.faults.base import Done, Fault
+from jepsen.verdict import Finding
+from kvstore.testing import NotInTime
+
+GRACEFUL: Final = (0, -signal.SIGTERM)
+"""How a member may end when it is told to: etcd clears up, and then lets the signal end it."""
 
 
 class Kill(Fault):
     """SIGKILL, then a start."""
+
+    ends_members = True
 
     @abstractmethod
     def victims(self) -> list[int]:
@@ -56,13 +65,17 @@ class Terminate(Fault):
     """SIGTERM and a start: a rolling restart, one member of it."""
 
     name = "terminate"
+    ends_members = True
 
     def begin(self) -> Done:
         self._victim = self.random.choice(self.up())
         done = Done(self.names([self._victim]))
-        with contextlib.suppress(AssertionError):  # one that does not end in time was not hit
-            self.cluster.stop(self._victim)
+        with contextlib.suppress(NotInTime):  # one that does not end in time was not hit
+            code = self.cluster.stop(self._victim)
             done.effect = 1
+            if code not in GRACEFUL:
+                text = f"{done.targets[0]} ended with {code} at SIGTERM"
+                done.findings.append(Finding("no graceful end", text))
         return done
 
     def end(self, done: Done) -> None:

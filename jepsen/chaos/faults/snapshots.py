@@ -19,7 +19,7 @@ from jepsen.chaos.faults.base import Done
 from jepsen.chaos.faults.maintenance import Call
 from jepsen.verdict import Finding
 from kvstore.pb import rpc_pb2
-from kvstore.testing import Cluster
+from kvstore.testing import Cluster, MemberEnded, NotInTime
 
 TIMEOUT_S: Final = 60.0
 HASHES_OF: Final = ("3.5.", "3.6.")
@@ -40,8 +40,13 @@ class SnapshotRestore(Call):
         folder = Path(tempfile.mkdtemp(prefix="restored-", dir=self.cluster.directory))
         self._save(number, folder / "snapshot.db")
         with Cluster(1, folder, links=False) as single:
-            _restore(single, folder / "snapshot.db")
-            single.start(timeout_s=TIMEOUT_S)
+            try:
+                _restore(single, folder / "snapshot.db")
+                single.start(timeout_s=TIMEOUT_S)
+            except (RuntimeError, subprocess.TimeoutExpired, MemberEnded, NotInTime) as error:
+                done.effect = done.checked = 1
+                done.findings.append(Finding("snapshot cannot be restored", str(error)))
+                return done
             self._compare(single, least.header.revision, done)
         if not done.findings:
             shutil.rmtree(folder)

@@ -1,0 +1,187 @@
+"""What a fault claims is proven: its effect, its target, and what members made of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from jepsen import history
+from jepsen.chaos.faults import FAULTS, Done, Fault, base, disks
+from jepsen.chaos.faults.damage import compare_logs, flip_bits, read_back
+from jepsen.chaos.faults.disks import FullDisk, SlowDisk
+from jepsen.chaos.faults.processes import Terminate
+from jepsen.chaos.runner import HISTORY, Plan, run
+from jepsen.history import Op
+from jepsen.power import disk
+from jepsen.verdict import Validity
+from kvstore.storage.errors import StorageError
+from kvstore.storage.wal import Batch, Wal
+from kvstore.testing import Cluster, NotInTime, wait_until
+from raft import NORMAL, HardState
+
+DEADLINE_S = 60.0
+
+
+@pytest.mark.parametrize("name", ["kill-leader", "pause-leader", "isolate-leader", "move-leader"])
+def test_a_fault_of_the_leader_does_not_happen_without_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "LEADER_S", 0.1)
+    with Cluster(1, tmp_path) as cluster, pytest.raises(NotInTime, match="a member leads"):
+        FAULTS[name](cluster, Random(1)).begin()
+
+
+def test_a_member_that_does_not_end_gracefully_is_a_finding(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "print('ready', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    with Cluster(1, tmp_path, program=(sys.executable, "-c", script), links=False) as cluster:
+        cluster.start(wait=False)
+        log = cluster.members[0].log_path
+        wait_until(lambda: "ready" in log.read_text(), DEADLINE_S, "it takes signals")
+        done = Terminate(cluster, Random(1)).begin()
+    (finding,) = done.findings
+    assert finding.kind == "no graceful end"
+    assert "ended with 3" in finding.text
+
+
+def test_a_slow_disk_counts_nothing_of_its_own(tmp_path: Path) -> None:
+    """No member runs, so none is hit, however much is written beside it."""
+    with Cluster(1, tmp_path, links=False) as cluster:
+        fault = SlowDisk(cluster, Random(1))
+        done = fault.begin()
+        wait_until(lambda: any(tmp_path.glob("noise-*")), DEADLINE_S, "it writes")
+        fault.end(done)
+    assert done.effect == 0
+    assert not list(tmp_path.glob("noise-*"))
+
+
+def test_a_disk_that_cannot_be_made_leaves_the_fault_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = disk.missing()
+    if why:
+        pytest.skip(why)
+    monkeypatch.setattr(disks, "ROOM_BYTES", -1)
+    with ExitStack() as stack, Cluster(1, tmp_path, links=False) as cluster:
+        FullDisk.prepare(cluster, stack)
+        assert "mount" in FullDisk.available(cluster)
+
+
+def test_the_disk_that_fills_up_takes_all_of_its_size_first(tmp_path: Path) -> None:
+    """It would fail for want of memory behind it, and stay so, in a long run."""
+    why = disk.missing()
+    if why:
+        pytest.skip(why)
+    with ExitStack() as stack, Cluster(1, tmp_path, links=False) as cluster:
+        FullDisk.prepare(cluster, stack)
+        folder = cluster.members[0].data_dir.parent
+        with pytest.raises(OSError, match="No space left"):
+            write_for_ever(folder / "all")
+        written = (folder / "all").stat().st_size
+        (folder / "all").unlink()
+        (folder / "more").write_bytes(b"it can still be written")
+    assert written > disk.SIZE_BYTES // 2
+
+
+def write_for_ever(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+
+
+def a_log(folder: Path, entries: int = 40) -> Path:
+    Wal.create(str(folder), b"{}").close()
+    wal, _ = Wal.open(str(folder))
+    for index in range(1, entries + 1):
+        wal.append([Batch(HardState(1, 0, index), index, [(1, NORMAL, b"%d" % index * 50)])])
+    wal.close()
+    return folder
+
+
+def test_damage_that_a_log_takes_in_is_a_finding(tmp_path: Path) -> None:
+    """Scenario 34: with the damage named where it is read back, and harmless where it is not."""
+    folder = a_log(tmp_path / "wal")
+    before = read_back(folder)
+    assert not isinstance(before, StorageError)
+    assert compare_logs(before, before) == ("its log reads back as before", None)
+
+    (path,) = folder.glob("*.wal")
+    flip_bits(path, Random(3), 8)
+    refused = read_back(folder)
+    assert isinstance(refused, StorageError)
+    _, finding = compare_logs(before, refused)
+    assert finding is not None
+    assert finding.kind == "damage is served"
+
+    other = read_back(a_log(tmp_path / "other", 39))
+    told, finding = compare_logs(before, other)
+    assert (told, finding) == ("the last 1 entries are cut as a torn write", None)
+    _, finding = compare_logs(other, before)
+    assert finding is not None
+    assert finding.kind == "damaged record accepted"
+
+
+class EndsAnotherMember(Fault):
+    """Claims to end nobody, and fails behind the end of a member."""
+
+    name = "ends-another"
+
+    def begin(self) -> Done:
+        self.cluster.kill(0)
+        raise RuntimeError("it could not be brought about")
+
+
+def test_a_member_that_ends_under_a_fault_that_ends_none_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAULTS, "ends-another", EndsAnotherMember)
+    plan = Plan(
+        1,
+        workloads=("register",),
+        faults=("ends-another",),
+        size=1,
+        seconds=0.5,
+        pause_s=0.3,
+        directory=tmp_path,
+    )
+    result = run(plan, lambda line: None)
+    assert result.validity is Validity.INVALID
+    (logs,) = (verdict for verdict in result.verdicts if verdict.checker == "logs")
+    assert {finding.kind for finding in logs.findings} == {"a member ended by itself"}
+    assert "m0 ended with -9" in logs.findings[0].text
+
+
+def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jepsen", "chaos", "--size=1", "--workloads=register"]
+    with subprocess.Popen(
+        [*command, "--faults=compact", "--pause-seconds=0.2", f"--out={tmp_path / 'run'}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            while "compact m0" not in process.stdout.readline():
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+            code = process.wait(DEADLINE_S)
+        finally:
+            process.kill()
+    assert code == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    assert "interrupted" in said.strip().splitlines()[-1]
+    assert any(isinstance(record, Op) for record in history.read(tmp_path / "run" / HISTORY))
