@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jepsen.mutants.registry import Patches, Sim, mutant
+from jepsen.mutants.registry import Patches, Sim, aimed, mutant
 from raft import Message, MessageKind, Raft, Role, election, quorum
 from raft import raft as dispatch
 from raft.log import Log
@@ -21,16 +21,6 @@ STORM = Sim(
     transactors=0,
     watchers=0,
 )
-DUELS = Sim(
-    faults=("hold", "unseat"),
-    every_s=0.6,
-    clients=1,
-    chaos_s=60.0,
-    pre_vote=False,
-    transactors=0,
-    watchers=0,
-)
-"""Candidates that hear each other late."""
 LONELY = Sim(
     faults=("isolate_leader", "unseat"),
     every_s=1.0,
@@ -64,7 +54,10 @@ def compares_logs_by_length(patch: Patches) -> None:
 
 
 @mutant(
-    "a vote is on the disk before it is given", "Raft 5.2, figure 2", *TWO_LEADERS, hunt=CRASHES
+    "a vote is on the disk before it is given",
+    "Raft 5.2, figure 2",
+    *TWO_LEADERS,
+    hunt=aimed("forgotten_vote"),
 )
 def vote_not_persisted(patch: Patches) -> None:
     @patch.around(Raft, "_hand_out_batch")
@@ -146,7 +139,8 @@ def learners_elect(patch: Patches) -> None:
     patch.set(Tracker, "voters", voters)
 
 
-@mutant("a message of a later term ends a leader's own", "Raft 5.1", "liveness", hunt=STORM)
+@mutant("a message of a later term ends a leader's own", "Raft 5.1", "liveness",
+        hunt=aimed("later_term"))  # fmt: skip
 def leader_ignores_later_terms(patch: Patches) -> None:
     @patch.around(Raft, "step")
     def step(original: Any, self: Raft, m: Message) -> None:
@@ -156,7 +150,7 @@ def leader_ignores_later_terms(patch: Patches) -> None:
 
 
 @mutant("a candidate follows the leader of its term", "Raft 5.2", *TWO_LEADERS, "a member fails",
-        hunt=DUELS)  # fmt: skip
+        hunt=aimed("late_vote"))  # fmt: skip
 def candidate_takes_late_votes(patch: Patches) -> None:
     """Answers to votes of an earlier term count in this one."""
 

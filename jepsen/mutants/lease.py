@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jepsen.mutants.registry import Patches, Sim, mutant
+from jepsen.mutants.registry import Patches, Sim, aimed, mutant
 from kvstore.apply.applier import Applier
 from kvstore.errors import NOT_PRIMARY_LESSOR
 from kvstore.lease import lessor as lessor_module
@@ -102,7 +102,7 @@ def followers_expire_leases(patch: Patches) -> None:
     "a deposed leader's revocations are not carried out",
     "LSE-09, scenario 3",
     *EARLY,
-    hunt=HANDED_OVER,
+    hunt=aimed("expiry_behind_a_pause"),
 )
 def revocations_forwarded_after_deposition(patch: Patches) -> None:
     """Decided without a confirmed leadership, and proposed whoever leads by then."""
@@ -157,7 +157,8 @@ def put_leaves_the_key_on_its_lease(patch: Patches) -> None:
         original(self, lease_id, key)
 
 
-@mutant("a lost revocation is proposed again", "LSE-20", "liveness", hunt=HANDED_OVER)
+@mutant("a lost revocation is proposed again", "LSE-20", "liveness",
+        hunt=aimed("expiry_in_a_vain_transfer"))  # fmt: skip
 def lost_revocations_not_repeated(patch: Patches) -> None:
     patch.set(lessor_module, "REVOKE_RETRY_S", 1e9)
 

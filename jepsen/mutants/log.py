@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jepsen.mutants.registry import Patches, Sim, mutant
+from jepsen.mutants.registry import Patches, Sim, aimed, mutant
 from kvstore.node.member import Member
 from raft import Message, MessageKind, Raft, proposal, replication, tracker
 from raft import raft as dispatch
@@ -26,21 +26,6 @@ LONELY = Sim(
     transactors=0,
     watchers=0,
 )
-LATE = Sim(
-    faults=("relic", "hold", "unseat", "crash"),
-    every_s=0.8,
-    clients=4,
-    pre_vote=False,
-    transactors=0,
-    watchers=0,
-)
-"""Messages and writes of one term get there in a later one."""
-OVERTAKEN = replace(
-    LATE, members=5, faults=("unseat", "slow_disk", "stuck_disk", "one_way", "crash")
-)
-"""Writes of one term end when those of a later one wait behind them."""
-UNSEATED = replace(LATE, faults=("unseat", "slow_disk"), clients=1, chaos_s=60.0)
-"""No leader gets far, and each leaves something in its log (figure 8)."""
 NOT_DURABLE = "durable on a quorum"
 LOGS_DIFFER = ("log matching", "state machine safety", "leader completeness")
 
@@ -65,7 +50,7 @@ def conflicting_entries_kept(patch: Patches) -> None:
 
 
 @mutant("a leader commits by count entries of its own term only", "Raft 5.4.2, figure 8",
-        *LOGS_DIFFER, NOT_DURABLE, hunt=UNSEATED)  # fmt: skip
+        *LOGS_DIFFER, NOT_DURABLE, hunt=aimed("figure_8"))  # fmt: skip
 def earlier_terms_committed_by_count(patch: Patches) -> None:
     @patch.instead(replication, "maybe_commit")
     def commit(r: Raft, index: int) -> None:
@@ -146,7 +131,7 @@ def log_reports_before_it_is_durable(patch: Patches) -> None:
 
 @mutant("a write that was overtaken does not count for its successor", "scenario 38 (append ABA)",
         NOT_DURABLE, "a member fails", "a member starts with what it had",
-        *LOGS_DIFFER, hunt=OVERTAKEN)  # fmt: skip
+        *LOGS_DIFFER, hunt=aimed("overtaken_write"))  # fmt: skip
 def append_aba(patch: Patches) -> None:
     def unsave(self: Log, last_index: int) -> None:
         self.saved_index = min(self.saved_index, last_index)
@@ -170,7 +155,7 @@ def append_aba(patch: Patches) -> None:
     *LOGS_DIFFER,
     NOT_DURABLE,
     "a member fails",
-    hunt=LATE,
+    hunt=aimed("late_append"),
 )
 def appends_of_earlier_terms_taken(patch: Patches) -> None:
     @patch.around(Raft, "step")
@@ -186,7 +171,7 @@ def appends_of_earlier_terms_taken(patch: Patches) -> None:
     "Raft 5.1",
     NOT_DURABLE,
     *LOGS_DIFFER,
-    hunt=LATE,
+    hunt=aimed("late_acknowledgement"),
 )
 def acknowledgements_of_earlier_terms_counted(patch: Patches) -> None:
     @patch.around(Raft, "step")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jepsen.mutants.registry import Patches, mutant
+from jepsen.mutants.registry import Patches, aimed, mutant
 from kvstore.apply.applier import Applier
 from kvstore.errors import NO_SPACE, RAFT_PROPOSAL_DROPPED, Code, EtcdError
 from kvstore.mvcc.store import Store
@@ -130,7 +130,8 @@ def leader_applies_otherwise(patch: Patches) -> None:
         return self.store.revision, b""
 
 
-@mutant("applying does not depend on the clock", "RFT-11", *STATES)
+@mutant("applying does not depend on the clock", "RFT-11", *STATES,
+        hunt=aimed("compactions_at_once"))  # fmt: skip
 def compaction_depends_on_the_clock(patch: Patches) -> None:
     @patch.around(Store, "compact")
     def compact(original: Any, self: Store, revision: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jepsen.mutants.registry import Patches, Sim, mutant
+from jepsen.mutants.registry import Patches, Sim, aimed, mutant
 from kvstore.node.member import Member
 from kvstore.node.reads import ReadQueue
 from raft import Raft, Role, read_only, replication
@@ -61,7 +61,10 @@ def late_read_joins_the_round_of_its_member(patch: Patches) -> None:
 
 
 @mutant(
-    "a new leader reads after an entry of its own term", "RFT-01, scenario 35", *STALE, hunt=CUT_OFF
+    "a new leader reads after an entry of its own term",
+    "RFT-01, scenario 35",
+    *STALE,
+    hunt=aimed("early_read"),
 )
 def reads_before_own_term(patch: Patches) -> None:
     @patch.around(Raft, "ready")
@@ -76,7 +79,8 @@ def reads_before_own_term(patch: Patches) -> None:
         return waits or bool(original(self))
 
 
-@mutant("an answer confirms the round it answers", "Raft thesis 6.4", *STALE, hunt=CUT_OFF)
+@mutant("an answer confirms the round it answers", "Raft thesis 6.4", *STALE,
+        hunt=aimed("late_answers"))  # fmt: skip
 def any_answer_confirms_the_last_round(patch: Patches) -> None:
     @patch.around(ReadOnly, "acknowledge")
     def acknowledge(original: Any, self: ReadOnly, member: int, number: int) -> bool:

@@ -123,6 +123,8 @@ class Sim:
     """-1: as many as in any run. None where they do not matter."""
     crash_at_votes: bool = False
     """Members crash around the time at which a vote of theirs becomes durable."""
+    adversary: str = ""
+    """A function of `jepsen.mutants.adversaries`, in the place of chance faults and all clients."""
     pre_vote: bool = True
     """Without it, which safety must not need, there are far more rivals in one term."""
     seeds: int = 300
@@ -142,6 +144,11 @@ class Chaos:
     pause_s: float = 1.0
     flags: tuple[str, ...] = ()
     runs: int = 3
+
+
+def aimed(adversary: str) -> Sim:
+    """A hunt by one adversary."""
+    return Sim(adversary=adversary, clients=0, transactors=0, watchers=0, pre_vote=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
-"""The simulation as the mutants use it, with one kind of fault in the place of all where asked."""
+"""The simulation as the mutants use it: with one kind of fault in the place of all, or with an
+adversary that knows what it wants."""
 
 from __future__ import annotations
 
+from jepsen.mutants import adversaries
 from jepsen.mutants.registry import Sim
+from jepsen.mutants.stage import Stage
 from jepsen.sim.faults import KINDS
 from jepsen.sim.loop import Violation
 from jepsen.sim.node import Node
@@ -25,13 +28,24 @@ def simulate(seed: int, how: Sim) -> Outcome:
         changes=how.changes,
         pre_vote=how.pre_vote,
     )
-    simulation = Simulation(plan)
+    simulation = _Aimed(plan, how.adversary) if how.adversary else Simulation(plan)
     if how.faults:
         simulation.faults._weights = [int(kind in how.faults) for kind in KINDS]
         simulation.faults._mean_pause_s = how.every_s
     if how.crash_at_votes:
         _crash_at_votes(simulation, plan)
     return simulation.run()
+
+
+class _Aimed(Simulation):
+    """A run whose faults are those of an adversary."""
+
+    def __init__(self, plan: Plan, adversary: str) -> None:
+        super().__init__(plan)
+        self._adversary = getattr(adversaries, adversary)
+
+    def _chaos(self) -> None:
+        Stage(self, self.plan).play(self._adversary, self.plan.chaos_s)
 
 
 def _crash_at_votes(simulation: Simulation, plan: Plan) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lmdb
 
-from jepsen.mutants.registry import Chaos, Patches, Power, Sim, mutant
+from jepsen.mutants.registry import Chaos, Patches, Power, Sim, aimed, mutant
 from kvstore.node import member as member_module
 from kvstore.node.member import Member
 from kvstore.storage import durable, lmdb_backend, wal, wal_replay, wal_writer
@@ -132,7 +132,8 @@ def position_taken_after_the_freeze(patch: Patches) -> None:
 
 
 @mutant("a replaced end of the log stays replaced", "Raft 5.3", *STARTS, "log matching",
-        "state machine safety", "leader completeness", hunt=BEHIND)  # fmt: skip
+        "state machine safety", "leader completeness",
+        hunt=aimed("shorter_end"))  # fmt: skip
 def replay_keeps_replaced_entries(patch: Patches) -> None:
     @patch.around(wal_replay, "_append")
     def append(original: Any, log: Replay, batch: Any) -> None:

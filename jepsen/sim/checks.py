@@ -83,8 +83,15 @@ class Checks(Observer):
         self._running[node.process] = node
         self._seen_commit[node.id] = node.member.applied_index
         self._seen_revision[node.id] = node.store.revision
-        # What the log held is what was written to it, with nothing of what was replaced since.
+        # What is applied is what was committed, in the log as well.
         log = node.member.raft.log
+        for index in range(log.snapshot_index + 1, log.applied_index + 1):
+            if log.term_at(index) != self.committed[index - 1][0]:
+                raise Violation(
+                    f"state machine safety: {node.name} starts with {log.applied_index} applied,"
+                    f" and term {log.term_at(index)} at {index}"
+                )
+        # What the log held is what was written to it, with nothing of what was replaced since.
         for index in range(log.snapshot_index + 2, log.last_index + 1):
             self._compare_logged(node, index, log)
 
