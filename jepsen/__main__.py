@@ -11,7 +11,7 @@ _USAGE = """Usage:
   python -m jepsen power [options]   cut the power of members (needs root and loop devices)
   python -m jepsen sim [options]     run simulated clusters under faults, from seeds
   python -m jepsen soak [options]    chaos, sim and power by turns, until time is up
-  python -m jepsen check FILE        judge the history of a run again
+  python -m jepsen check PLACE       judge the history of a run again
   python -m jepsen mutants [options] look for servers that are broken on purpose
   python -m jepsen hunts [options]   look for the known bugs of etcd in a server
 """

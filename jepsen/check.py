@@ -1,4 +1,4 @@
-"""``python -m jepsen check FILE``: judge a history again, as its run did."""
+"""``python -m jepsen check PLACE``: judge a history again, as its run did."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Final
 from jepsen import history
 from jepsen.chaos.judging import judge, summary
 from jepsen.chaos.recorder import Recorder
+from jepsen.chaos.runner import HISTORY
 from jepsen.history import BadHistory, Op, Record
 from jepsen.report import html
 from jepsen.verdict import Validity, worst
@@ -30,15 +31,16 @@ def main(arguments: Sequence[str]) -> int:
         description="Judge a history.jsonl again. What a run asked its members itself (recovery,"
         " hashes, logs) is not in it. Exit code: 0 valid, 1 invalid, 3 unknown.",
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("place", type=Path, help="a run's directory, or a history file")
     parser.add_argument("--report", type=Path, help="write the HTML report, too")
     options = parser.parse_args(arguments)
+    file = options.place / HISTORY if options.place.is_dir() else options.place
     try:
-        records = list(history.read(options.file))
+        records = list(history.read(file))
     except (OSError, BadHistory, UnicodeDecodeError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return _judge(records, options.file, options.report)
+    return _judge(records, file, options.report)
 
 
 def _judge(records: list[Record], file: Path, report: Path | None) -> int:

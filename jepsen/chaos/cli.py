@@ -13,14 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jepsen.chaos import judging
 from jepsen.chaos.faults import FAULTS
 from jepsen.chaos.runner import HISTORY, Plan, Result, run
-from jepsen.mutants.guard import Refused
-from jepsen.mutants.launch import broken_program
+from jepsen.mutants.guard import Refused, require_source_checkout
+from jepsen.mutants.launch import program
+from jepsen.mutants.registry import mutants
 from jepsen.options import above_zero, whole
 from jepsen.report import html
 from jepsen.verdict import Validity
@@ -30,12 +32,34 @@ from kvstore.version import own_version
 EXIT_CODES = {Validity.VALID: 0, Validity.INVALID: 1, Validity.UNKNOWN: 3}
 
 
+TERMS: Final = """\
+what the summary says, a line for each check:
+  valid     all that was seen agrees with the promises
+  invalid   a promise was broken; the findings are below, with their operations in the report
+  unknown   too little was seen, or judging took too much: no kind of valid
+  checked   how many operations (or members, snapshots) this check has judged
+
+the checks of every run:
+  recovery    after the healing every member served again
+  hashes      members with equal revision have equal contents
+  logs        no member crashed, or ended by itself
+  faults      what faults looked at: restored snapshots, damaged members
+  worth       enough operations succeeded, and the faults had an effect
+  monotonic   revisions never went back, for nobody
+  durability  what was acknowledged is on every member in the end
+and those of the workloads, by their names; of register: linearizable (by search) and
+revisions (by what the cluster claims)
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = argparse.ArgumentParser(
         prog="kvstore chaos",
         description="Run workloads against a cluster of real processes, break it, and check that"
         " it kept its promises. Exit code: 0 valid, 1 invalid, 2 wrong options, 3 unknown.",
+        epilog=TERMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "--seconds", type=above_zero, default=60, help="how long faults come (default 60)"
@@ -91,13 +115,13 @@ def main(arguments: Sequence[str]) -> int:
     extra: dict[str, Any] = {"program": (options.binary,)} if options.binary else {}
     if options.mutant:
         try:
-            extra["program"] = broken_program(options.mutant)
+            extra["program"] = _broken(options.mutant)
         except Refused as refused:
-            sys.stderr.write(f"{refused}\n")
+            sys.stderr.write(f"--mutant: {refused}\n")
             return 2
-    program = extra.get("program", ("",))[0]
-    if program and shutil.which(program) is None:
-        sys.stderr.write(f"--binary: there is no program {program}\n")
+    binary = extra.get("program", ("",))[0]
+    if binary and shutil.which(binary) is None:
+        sys.stderr.write(f"--binary: there is no program {binary}\n")
         return 2
     plan = Plan(
         seed,
@@ -139,6 +163,16 @@ def main(arguments: Sequence[str]) -> int:
     html.write(report, page(result, command))
     print(f"report: {report}")
     return EXIT_CODES[result.validity]
+
+
+def _broken(name: str) -> tuple[str, ...]:
+    """The program of a mutant. Raises Refused, with names that are close to an unknown one."""
+    require_source_checkout()
+    if name not in mutants():
+        close = get_close_matches(name, mutants(), n=5, cutoff=0.4)
+        told = f"; close to it: {', '.join(close)}" if close else ""
+        raise Refused(f"there is no {name!r}{told} (docs/reliability.md has all)")
+    return program(name)
 
 
 def _without(arguments: Sequence[str], *options: str) -> list[str]:

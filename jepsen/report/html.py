@@ -6,6 +6,7 @@ years later.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,6 +21,8 @@ BARS = 160
 """Intervals on the line of time."""
 JUDGES = {"register": ("linearizable", "revisions")}
 """Workload -> its checkers, where they are not called as it is."""
+_PREAMBLE = "failed to connect to all addresses; last error: "
+_PORT = re.compile(r"(\d\.\d+|\]|localhost):\d+")
 MAX_OPS = 40
 """Operations shown of one finding."""
 
@@ -172,8 +175,8 @@ def _workload_table(ops: Sequence[Op], verdicts: Sequence[Verdict]) -> str:
         own = [op for op in ops if op.workload == workload]
         counts = Counter(op.outcome for op in own)
         kinds = ", ".join(f"{n} {f}" for f, n in sorted(Counter(op.f for op in own).items()))
-        errors = Counter(op.error for op in own if op.error).most_common(3)
-        told = "; ".join(f"{n} × {escape(text[:90])}" for text, n in errors)
+        errors = Counter(_same(op.error) for op in own if op.error).most_common(3)
+        told = "<br>".join(f"{n} × {escape(text)}" for text, n in errors)
         names = JUDGES.get(workload, (workload,))
         judged = [by_checker[name] for name in names if name in by_checker]
         rows.append(
@@ -184,6 +187,11 @@ def _workload_table(ops: Sequence[Op], verdicts: Sequence[Verdict]) -> str:
         )
     head = "<tr><th>Workload<th>Verdict<th>ok<th>fail<th>info<th>Operations<th>Most frequent errors"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _same(error: str) -> str:
+    """An error without what tells equal ones apart: gRPC's preamble, and port numbers."""
+    return _PORT.sub(r"\1:*", error.replace(_PREAMBLE, ""))
 
 
 def _left_out(left_out: Mapping[str, str]) -> str:

@@ -84,6 +84,11 @@ class Cluster:
         self._channels: dict[int, grpc.Channel] = {}
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        if used := next(directory.glob("m*.etcd"), None):
+            raise ValueError(
+                f"directory: {directory} holds the data of an earlier cluster ({used.name}), whose"
+                " members had other addresses; give an empty one"
+            )
         self.members = [self._member(i) for i in range(size)]
 
     def _member(self, number: int) -> Member:
@@ -104,6 +109,13 @@ class Cluster:
             dialed,
         )
 
+    def _require(self, *numbers: int) -> None:
+        """Raises ValueError for what is no member's number."""
+        for number in numbers:
+            if number not in range(len(self.members)):
+                last = len(self.members) - 1
+                raise ValueError(f"number: there is no member {number}, only 0 to {last}")
+
     @property
     def numbers(self) -> list[int]:
         """Numbers of the members that belong to the cluster: all, but those that were removed."""
@@ -118,6 +130,7 @@ class Cluster:
 
     def channel(self, number: int) -> grpc.Channel:
         """Return a kept gRPC channel to one member alone, past a proxy for clients."""
+        self._require(number)
         if number not in self._channels:
             endpoint = f"127.0.0.1:{self.members[number].client_port}"
             self._channels[number] = grpc.insecure_channel(endpoint, options=_OPTIONS)
@@ -146,6 +159,7 @@ class Cluster:
 
     def start(self, *numbers: int, wait: bool = True, timeout_s: float = START_S) -> None:
         """Start members (all that do not run, if none are named) and wait until they serve."""
+        self._require(*numbers)
         chosen = numbers or [i for i in self.numbers if not self.members[i].running]
         for number in chosen:
             pid = self.members[number].start(self.command(number))
@@ -156,6 +170,7 @@ class Cluster:
 
     def kill(self, *numbers: int) -> None:
         """SIGKILL members (all, if none are named), all of them before waiting for any."""
+        self._require(*numbers)
         chosen = [self.members[i] for i in numbers] if numbers else self.members
         for member in chosen:
             with contextlib.suppress(RuntimeError):  # it has ended, perhaps just now
@@ -166,15 +181,18 @@ class Cluster:
 
     def stop(self, number: int, timeout_s: float = STOP_S) -> int:
         """SIGTERM a member, wait for its end and return its exit code."""
+        self._require(number)
         self.members[number].signal(signal.SIGTERM)
         return self.members[number].wait_exit(timeout_s)
 
     def pause(self, number: int) -> None:
         """SIGSTOP a member: it keeps its sockets and answers nothing."""
+        self._require(number)
         self.members[number].signal(signal.SIGSTOP)
 
     def resume(self, number: int) -> None:
         """SIGCONT a member."""
+        self._require(number)
         self.members[number].signal(signal.SIGCONT)
 
     @contextlib.contextmanager
@@ -210,6 +228,7 @@ class Cluster:
 
         Raises NotInTime, MemberEnded.
         """
+        self._require(number)
         membership.promote(self, number, timeout_s)
         self.wait_ready(number, timeout_s=timeout_s)
 
@@ -218,6 +237,7 @@ class Cluster:
 
         It keeps its number; `replace_member` brings it back. Raises NotInTime.
         """
+        self._require(number)
         membership.remove(self, number, timeout_s)
 
     def replace_member(
@@ -228,6 +248,7 @@ class Cluster:
         Also brings back one that was removed. Returns when it serves.
         Raises NotInTime, MemberEnded.
         """
+        self._require(number)
         self.members[number].kill()
         if not self.members[number].removed:
             membership.remove(self, number, timeout_s)
@@ -240,12 +261,14 @@ class Cluster:
     def partition(self, *groups: Iterable[int]) -> None:
         """Cut all links between groups; members in no group form one more, together."""
         sides = [set(group) for group in groups]
+        self._require(*set().union(*sides))
         sides.append(set(range(len(self.members))) - set().union(*sides))
         pairs = [(a, b) for one, other in permutations(sides, 2) for a in one for b in other]
         self._links.change(pairs, _cut)
 
     def cut(self, from_: int, to: int) -> None:
         """Cut one direction between two members."""
+        self._require(from_, to)
         self._links.change([(from_, to)], _cut)
 
     def slow(self, number: int, delay_s: float, jitter_s: float = 0.0) -> None:
@@ -254,6 +277,7 @@ class Cluster:
         def delay(link: Link) -> None:
             link.delay_s, link.jitter_s = delay_s, jitter_s
 
+        self._require(number)
         others = [i for i in range(len(self.members)) if i != number]
         self._links.change([(number, i) for i in others] + [(i, number) for i in others], delay)
 
@@ -313,6 +337,7 @@ class Cluster:
         Raises:
             MemberEnded: one of them has ended. NotInTime.
         """
+        self._require(*numbers)
         chosen = numbers or [i for i in self.numbers if self.members[i].running]
         for number in chosen:
             what = f"{self.members[number].name} serves"

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from kvstore.testing.cluster import Cluster
 
+OPTIONS: Final = ("size", "flags", "program", "links", "client_links")
+"""What the marker takes; see `Cluster`."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "etcd(size, flags, program, links): what the etcd fixtures start"
-    )
+    config.addinivalue_line("markers", f"etcd({', '.join(OPTIONS)}): what the etcd fixtures start")
 
 
 @pytest.fixture
@@ -36,7 +37,18 @@ def etcd_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Clu
 
 def _serving(request: pytest.FixtureRequest, tmp_path: Path, size: int) -> Iterator[Cluster]:
     marker = request.node.get_closest_marker("etcd")
-    wanted: dict[str, Any] = {"size": size, **(marker.kwargs if marker is not None else {})}
+    wanted: dict[str, Any] = {"size": size, **(_options(marker) if marker is not None else {})}
     with Cluster(wanted.pop("size"), tmp_path / "etcd", **wanted) as cluster:
         cluster.start()
         yield cluster
+
+
+def _options(marker: pytest.Mark) -> dict[str, Any]:
+    """The marker's options. Raises pytest.UsageError, naming one that there is not."""
+    known = f"it takes {', '.join(OPTIONS)}"
+    if marker.args:
+        raise pytest.UsageError(f"@pytest.mark.etcd: {marker.args[0]!r} has no name; {known}")
+    for name in marker.kwargs:
+        if name not in OPTIONS:
+            raise pytest.UsageError(f"@pytest.mark.etcd: there is no option {name!r}; {known}")
+    return dict(marker.kwargs)

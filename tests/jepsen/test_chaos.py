@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jepsen import history
-from jepsen.chaos.cli import summary
+from jepsen.chaos.cli import parser, summary
 from jepsen.chaos.faults import FAULTS
 from jepsen.chaos.runner import Plan, run
 from jepsen.history import Fault, Op, Outcome, Sample
@@ -65,7 +65,9 @@ def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path
         (["chaos", "--rate", "0"], "0 is not greater than 0"),
         (["chaos", "--seconds=-5"], "-5 is not greater than 0"),
         (["chaos", "--binary", "/nowhere/etcd"], "there is no program /nowhere/etcd"),
+        (["chaos", "--mutant", "vote-twice"], "there is no 'vote-twice'; close to it: votes-twice"),
         (["sim", "--seeds", "0"], "0 is not at least 1"),
+        (["power", "--cuts", "0"], "0 is not at least 1"),
         (["sim", "--members", "9"], "9 is not 0 to 7"),
         (["soak", "--minutes=-1"], "-1 is not greater than 0"),
     ],
@@ -81,3 +83,19 @@ def test_wrong_options_are_refused_in_a_line(arguments: list[str], told: str) ->
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_help_says_what_each_line_of_the_summary_means() -> None:
+    verdicts = {validity.value for validity in Validity}
+    told = parser().format_help()
+    for word in (
+        *verdicts,
+        "checked",
+        "recovery",
+        "hashes",
+        "logs",
+        "faults",
+        "worth",
+        "monotonic",
+    ):
+        assert f"  {word} " in told

@@ -12,6 +12,7 @@ import pytest
 from jepsen import history
 from jepsen.chaos.judging import judge, summary
 from jepsen.chaos.recorder import Recorder
+from jepsen.chaos.runner import HISTORY
 from jepsen.check import main
 from jepsen.history import Fault, Op, Outcome, Record
 from jepsen.workloads import WORKLOADS
@@ -66,6 +67,16 @@ def test_the_exit_code_is_the_verdict(records: list[Record], code: int, tmp_path
     """1 for a lost write; 3 where too little was done to tell."""
     history.write(tmp_path / "h.jsonl", records)
     assert main([str(tmp_path / "h.jsonl")]) == code
+
+
+def test_the_directory_of_a_run_is_judged_as_its_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history.write(tmp_path / HISTORY, recorded())
+    code = main([str(tmp_path / HISTORY)])
+    told = capsys.readouterr().out
+    assert (main([str(tmp_path)]), capsys.readouterr().out) == (code, told)
+    assert main([str(tmp_path / "members")]) == 2
 
 
 def test_what_is_no_history_is_refused_by_its_line(

@@ -118,3 +118,14 @@ def test_a_reign_lasts_while_the_same_member_leads_the_same_term() -> None:
         ("b", 3, 2.0, 2.0),
         ("b", 4, 3.0, 3.0),
     ]
+
+
+def test_errors_that_differ_by_a_port_count_together_and_are_whole() -> None:
+    ops = serve_registers(Random(1), 30)
+    end = "Failed to connect to remote host: connect: Connection refused (111)"
+    for number, op in enumerate(ops[:10]):
+        address = f"ipv4:127.0.0.1:{12000 + number}"
+        op.error = f"UNAVAILABLE: failed to connect to all addresses; last error: {address}: {end}"
+    verdicts = [Verdict("revisions", Validity.VALID, 30)]
+    page = html.render(ops, verdicts, title="A run", command="x", facts={})
+    assert f"10 × UNAVAILABLE: ipv4:127.0.0.1:*: {end}" in page

@@ -144,3 +144,30 @@ def test_sizes_out_of_range_are_refused(tmp_path: Path, size: int) -> None:
 def test_without_links_there_is_nothing_to_cut(tmp_path: Path) -> None:
     with Cluster(1, tmp_path, links=False) as plain, pytest.raises(RuntimeError, match="links"):
         plain.partition([0])
+
+
+def test_a_folder_that_an_earlier_cluster_has_used_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "m0.etcd").mkdir()
+    with pytest.raises(ValueError, match=f"directory: {tmp_path} holds the data of an earlier"):
+        Cluster(1, tmp_path)
+
+
+def test_a_number_that_no_member_has_is_named(tmp_path: Path) -> None:
+    with Cluster(2, tmp_path) as cluster:
+        for call in (
+            cluster.start,
+            cluster.kill,
+            cluster.stop,
+            cluster.pause,
+            cluster.resume,
+            cluster.status,
+            cluster.promote_member,
+            cluster.remove_member,
+            cluster.replace_member,
+            cluster.wait_ready,
+            lambda number: cluster.partition([number]),
+            lambda number: cluster.cut(0, number),
+            lambda number: cluster.slow(number, 0.1),
+        ):
+            with pytest.raises(ValueError, match="there is no member 7, only 0 to 1"):
+                call(7)  # type: ignore[operator]

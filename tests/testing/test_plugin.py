@@ -28,3 +28,28 @@ def test_the_fixtures_serve_and_can_be_broken(pytester: pytest.Pytester) -> None
     )
     done = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers")
     done.assert_outcomes(passed=3)
+
+
+def test_a_wrong_option_of_the_marker_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.etcd(flag=["--max-txn-ops=7"])
+        def test_mistyped(etcd):
+            pass
+
+        @pytest.mark.etcd(3)
+        def test_without_a_name(etcd):
+            pass
+        """
+    )
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    done.assert_outcomes(errors=2)
+    known = "size, flags, program, links, client_links"
+    done.stdout.fnmatch_lines(
+        [
+            f"*@pytest.mark.etcd: there is no option 'flag'; it takes {known}",
+            f"*@pytest.mark.etcd: 3 has no name; it takes {known}",
+        ]
+    )
