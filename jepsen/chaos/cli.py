@@ -27,6 +27,7 @@ from jepsen.options import above_zero, whole
 from jepsen.report import html
 from jepsen.verdict import Validity
 from jepsen.workloads import WORKLOADS
+from kvstore.testing import namespaces, unshare
 from kvstore.version import own_version
 
 EXIT_CODES = {Validity.VALID: 0, Validity.INVALID: 1, Validity.UNKNOWN: 3}
@@ -80,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
         "--workloads", type=_names(WORKLOADS), default=tuple(WORKLOADS), help=_known(WORKLOADS)
     )
     made.add_argument("--faults", type=_names(FAULTS), default=tuple(FAULTS), help=_known(FAULTS))
+    made.add_argument(
+        "--network",
+        choices=("proxies", "namespaces"),
+        default="proxies",
+        help="what links are made of: proxies on 127.0.0.1 (default), or namespaces with nftables,"
+        " which need root and lose packets below TCP",
+    )
     made.add_argument("--binary", help="another server that takes etcd's flags, such as etcd")
     made.add_argument("--mutant", help="a server that is broken on purpose, from jepsen.mutants")
     made.add_argument("--flags", default="", help="more flags for every member, as in a shell")
@@ -134,12 +142,19 @@ def main(arguments: Sequence[str]) -> int:
         clients=options.clients,
         rate=options.rate,
         flags=tuple(shlex.split(options.flags)),
+        network=options.network,
         directory=directory,
         **extra,
     )
     if (directory / "members").exists():
         sys.stderr.write(f"--out: {directory} holds the members of another run\n")
         return 2
+    if plan.network == "namespaces":
+        why = namespaces.missing()
+        if why:
+            sys.stderr.write(f"--network=namespaces: {why}\n")
+            return 2
+        unshare.enter()
     ended_by = signal.SIGINT
 
     def end(number: int, _: object) -> None:
@@ -194,6 +209,7 @@ def page(result: Result, command: str) -> str:
         "seed": str(plan.seed),
         "members": f"{plan.size} × {shlex.join(plan.program)} {shlex.join(plan.flags)}",
         "server": _version(plan.program),
+        "network": plan.network,
         "clients": f"{plan.clients} for each workload, {plan.rate:g} operations a second each",
         "kvstore": own_version(),
         "Python": platform.python_version(),

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import grpc
 
@@ -54,6 +55,7 @@ class Plan:
         clients: for each workload.
         rate: operations a second of each client, at most.
         program, flags: what the members run.
+        network: what the links are made of, as `Cluster` takes it.
     """
 
     seed: int
@@ -67,6 +69,7 @@ class Plan:
     rate: float = 50.0
     program: tuple[str, ...] = PROGRAM
     flags: tuple[str, ...] = ()
+    network: Literal["proxies", "namespaces"] = "proxies"
     directory: Path = field(default_factory=Path)
 
 
@@ -96,6 +99,7 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
             plan.directory / "members",
             program=plan.program,
             flags=plan.flags,
+            network=plan.network,
             client_links=any(issubclass(kind, ClientFault) for kind in kinds),
         ) as cluster,
     ):

@@ -11,7 +11,7 @@ Members are numbered from 0, and a number stays with its member: one that was re
 that is added gets the next. All waits have a deadline and raise `NotInTime`; nothing here sleeps
 for a fixed time. Between members stand the proxies of `links`, so partitions and slow links need no
 privileges. The trade-off: every peer message crosses one more process, which costs throughput; give
-``links=False`` where that matters.
+``links=False`` where that matters, or ``network="namespaces"`` where there is root.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ from functools import partial
 from itertools import permutations
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import grpc
 
 from kvstore.pb import rpc_pb2
 from kvstore.testing import membership
 from kvstore.testing.links import CLIENTS, Link, Links
+from kvstore.testing.namespaces import Namespaces
+from kvstore.testing.network import Network
 from kvstore.testing.processes import (
     PROGRAM,
     START_S,
     STOP_S,
     Member,
     MemberEnded,
+    Place,
     free_ports,
     wait_until,
 )
@@ -54,7 +57,7 @@ _OPTIONS = [
 
 
 class Cluster:
-    """Members on 127.0.0.1. Leaving the context kills them; data stay in `directory`."""
+    """Members on this machine. Leaving the context kills them; data stay in `directory`."""
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Cluster:
         flags: Sequence[str] = (),
         links: bool = True,
         client_links: bool = False,
+        network: Literal["proxies", "namespaces"] = "proxies",
     ) -> None:
         """Args:
         size: number of members, 1 to 9.
@@ -74,13 +78,21 @@ class Cluster:
         links: put proxies between the members.
         client_links: put proxies between the members and who dials `endpoints`, too (not in
             front of the questions asked here).
+        network: "namespaces" gives members addresses of their own in a network of the kernel's,
+            all links included; the questions asked here pass those to clients. Needs root and
+            `unshare.enter`; raises NamespaceError (see `kvstore.testing.namespaces`).
         """
         if not 1 <= size <= 9:
             raise ValueError(f"size: {size} is not in 1..9")
         self.program = tuple(program)
         self.flags = tuple(flags)
-        self.links = Links() if links or client_links else None
+        self.links: Links | Namespaces | None = None
         self._between_members, self.to_clients = links, client_links
+        if network == "namespaces":
+            self.links = Namespaces()
+            self.to_clients = True
+        elif links or client_links:
+            self.links = Links()
         self._channels: dict[int, grpc.Channel] = {}
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -92,6 +104,16 @@ class Cluster:
         self.members = [self._member(i) for i in range(size)]
 
     def _member(self, number: int) -> Member:
+        return Member(
+            f"m{number}",
+            self._place(number),
+            self.directory / f"m{number}.etcd",
+            self.directory / f"m{number}.log",
+        )
+
+    def _place(self, number: int) -> Place:
+        if isinstance(self.links, Namespaces):
+            return self.links.place(number)
         client, peer = free_ports(2)
         advertised, dialed = peer, client
         if self.links is not None and self._between_members:
@@ -99,15 +121,7 @@ class Cluster:
         if self.links is not None and self.to_clients:
             target = ("127.0.0.1", client)
             dialed = self.links.listen(("127.0.0.1", 0), target, number, dialer=CLIENTS)
-        return Member(
-            f"m{number}",
-            client,
-            peer,
-            advertised,
-            self.directory / f"m{number}.etcd",
-            self.directory / f"m{number}.log",
-            dialed,
-        )
+        return Place("127.0.0.1", client, peer, advertised, dialed)
 
     def _require(self, *numbers: int) -> None:
         """Raises ValueError for what is no member's number."""
@@ -132,23 +146,24 @@ class Cluster:
         """Return a kept gRPC channel to one member alone, past a proxy for clients."""
         self._require(number)
         if number not in self._channels:
-            endpoint = f"127.0.0.1:{self.members[number].client_port}"
+            endpoint = self.members[number].own_endpoint
             self._channels[number] = grpc.insecure_channel(endpoint, options=_OPTIONS)
         return self._channels[number]
 
     def command(self, number: int) -> list[str]:
         """Return the whole command line of a member."""
         member = self.members[number]
-        listen, dialed = f"http://127.0.0.1:{member.client_port}", f"http://{member.endpoint}"
+        host, peer_port = member.place.host, member.place.peer_port
         together = [self.members[i] for i in self.numbers]
         initial = member.joins or ",".join(f"{m.name}={m.peer_url}" for m in together)
         return [
+            *member.place.inside,
             *self.program,
             f"--name={member.name}",
             f"--data-dir={member.data_dir}",
-            f"--listen-client-urls={listen}",
-            f"--advertise-client-urls={dialed}",
-            f"--listen-peer-urls=http://127.0.0.1:{member.peer_port}",
+            f"--listen-client-urls=http://{member.own_endpoint}",
+            f"--advertise-client-urls=http://{member.endpoint}",
+            f"--listen-peer-urls=http://{host}:{peer_port}",
             f"--initial-advertise-peer-urls={member.peer_url}",
             f"--initial-cluster={initial}",
             f"--initial-cluster-state={'existing' if member.joins else 'new'}",
@@ -296,7 +311,7 @@ class Cluster:
             self.heal()
 
     @property
-    def _links(self) -> Links:
+    def _links(self) -> Network:
         if self.links is None:
             raise RuntimeError("this cluster was made with links=False")
         return self.links

@@ -52,9 +52,11 @@ class Link:
     Attributes:
         cut: bytes wait until it is healed.
         delay_s, jitter_s: each chunk arrives so much later, plus up to the jitter.
-        loss: chance (0 to 1) that a chunk stalls the link for `STALL_S`.
+        loss: chance (0 to 1) that a chunk stalls the link for `STALL_S`, or that a packet is lost
+            where there are packets.
         bytes_per_s: bandwidth; 0 for no limit.
-        held: bytes that met a cut, a delay or a stall: the proof that a fault had an effect.
+        held: bytes at a proxy that met a cut, a delay or a stall: the proof that a fault had an
+            effect.
     """
 
     cut: bool = False
@@ -174,6 +176,10 @@ class Links:
             return len(chosen)
 
         return self._run(apply())
+
+    def lacks(self, ability: object) -> str:
+        """Proxies can do all there is."""
+        return ""
 
     def lose(self, member: int) -> int:
         """Make all connections from and to a member, but those of `CLIENTS`, half-open.

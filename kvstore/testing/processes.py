@@ -1,4 +1,4 @@
-"""Server processes on 127.0.0.1: start, kill, pause, and tell exactly when they serve.
+"""Server processes on this machine: start, kill, pause, and tell exactly when they serve.
 
 One `Member` is one process with a fixed address and a directory of its own, so that it can be
 started again with what it had. The program is this package's server by default, or any other that
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -71,26 +71,39 @@ def free_ports(count: int) -> list[int]:
     raise OSError(f"fewer than {count} free ports on 127.0.0.1")
 
 
+class Place(NamedTuple):
+    """Where a member is.
+
+    Attributes:
+        host: the address at which it listens and is dialed.
+        client_port, peer_port: where the process listens.
+        advertised_port: the peer port that it tells the others (a proxy's, or its own).
+        dialed_port: the client port that clients dial (a proxy's, or its own).
+        inside: words before its command line that take it there.
+    """
+
+    host: str
+    client_port: int
+    peer_port: int
+    advertised_port: int
+    dialed_port: int
+    inside: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Member:
     """One member: its fixed address and files, and its process while there is one.
 
     Attributes:
-        client_port, peer_port: where the process listens.
-        advertised_port: the peer port that it tells the others (a proxy's, or its own).
-        dialed_port: the client port that clients dial (a proxy's, or its own).
         environment: variables of its process, besides those of this one.
         joins: ``--initial-cluster`` of a member that joined a running cluster, else "".
         learner, removed: what it is in the cluster; a removed member keeps its number.
     """
 
     name: str
-    client_port: int
-    peer_port: int
-    advertised_port: int
+    place: Place
     data_dir: Path
     log_path: Path
-    dialed_port: int
     environment: dict[str, str] = field(default_factory=dict)
     joins: str = ""
     learner: bool = False
@@ -99,13 +112,18 @@ class Member:
 
     @property
     def endpoint(self) -> str:
-        """``127.0.0.1:<client port>``, as clients dial it."""
-        return f"127.0.0.1:{self.dialed_port}"
+        """``host:port``, as clients dial it."""
+        return f"{self.place.host}:{self.place.dialed_port}"
+
+    @property
+    def own_endpoint(self) -> str:
+        """``host:port`` where the process itself listens for clients."""
+        return f"{self.place.host}:{self.place.client_port}"
 
     @property
     def peer_url(self) -> str:
         """The peer URL that the others dial."""
-        return f"http://127.0.0.1:{self.advertised_port}"
+        return f"http://{self.place.host}:{self.place.advertised_port}"
 
     @property
     def running(self) -> bool:

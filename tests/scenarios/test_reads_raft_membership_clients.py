@@ -138,7 +138,7 @@ def test_scenario_1444_a_transaction_whose_answer_is_lost_is_not_repeated(
     links = Links()
     member = three.members[0]
     try:
-        port = links.listen(("127.0.0.1", 0), ("127.0.0.1", member.client_port), 0)
+        port = links.listen(("127.0.0.1", 0), ("127.0.0.1", member.place.client_port), 0)
         asyncio.run(_lose_an_answer(links, f"127.0.0.1:{port}", three))
     finally:
         links.close()

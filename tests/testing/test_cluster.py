@@ -118,7 +118,7 @@ def test_clients_have_links_of_their_own_that_questions_here_go_past(tmp_path: P
     with Cluster(1, tmp_path, client_links=True) as single:
         single.start()
         member = single.members[0]
-        assert member.endpoint != f"127.0.0.1:{member.client_port}"
+        assert member.endpoint != member.own_endpoint
         assert single.links is not None
         single.links.change([(CLIENTS, 0)], _cut)
         with grpc.insecure_channel(member.endpoint) as channel:

@@ -1,14 +1,14 @@
 """Links between members and their clients: cut, slow, reset.
 
-The cluster then has proxies in front of its client ports, which every client passes; they cost
+With proxies for links, the cluster then has some in front of its client ports, too; they cost
 throughput, so they are there only in a run that has one of these faults.
 """
 
 from __future__ import annotations
 
 from jepsen.chaos.faults.base import Done
-from jepsen.chaos.faults.links import DELAY_S, JITTER_S, LinkFault, cut
-from kvstore.testing import CLIENTS, Cluster, Link
+from jepsen.chaos.faults.links import LinkFault, cannot_delay, cut, slow
+from kvstore.testing import CLIENTS, Cluster
 
 
 class ClientFault(LinkFault):
@@ -16,7 +16,7 @@ class ClientFault(LinkFault):
 
     @classmethod
     def available(cls, cluster: Cluster) -> str:
-        return "" if cluster.to_clients else "the cluster has no proxies for clients"
+        return "" if cluster.to_clients else "the cluster has no links to clients"
 
     def _to(self, number: int) -> list[tuple[int, int]]:
         return self.between([CLIENTS], [number])
@@ -49,12 +49,12 @@ class ClientMute(ClientFault):
 class ClientSlow(ClientFault):
     name = "client-slow"
 
+    @classmethod
+    def available(cls, cluster: Cluster) -> str:
+        return super().available(cluster) or cannot_delay(cluster)
+
     def change(self) -> Done:
         assert self.cluster.links is not None
-
-        def slow(link: Link) -> None:
-            link.delay_s, link.jitter_s = DELAY_S, JITTER_S
-
         chosen = self.minority()
         self.cluster.links.change([pair for i in chosen for pair in self._to(i)], slow)
         return Done(self.names(chosen))

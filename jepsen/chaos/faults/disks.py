@@ -87,7 +87,7 @@ class SlowDisk(Fault):
 
     def _syncs(self, number: int) -> tuple[float, float]:
         """How many syncs of its log a member has made since its start, and their seconds."""
-        url = f"http://127.0.0.1:{self.cluster.members[number].client_port}/metrics"
+        url = f"http://{self.cluster.members[number].own_endpoint}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=METRICS_S) as answer:
                 found = dict(re.findall(_SYNCS, answer.read().decode(), re.MULTILINE))

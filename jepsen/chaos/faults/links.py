@@ -1,17 +1,17 @@
 """Links between members that are cut, slow, lossy, flapping or half-open.
 
-All of them are made of what `kvstore.testing.links` can do to a directed link. The effect of such a
-fault is the bytes that it held back (or threw away), or the connections that it broke.
+All of them are made of what a `kvstore.testing.network.Network` can do to a directed link. The
+effect of such a fault is the bytes that it held back (or threw away), or the connections it broke.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
 
 from jepsen.chaos.faults.base import Done, Fault
 from kvstore.testing import Cluster, Link
+from kvstore.testing.network import Ability
 
 DELAY_S = 0.1
 JITTER_S = 0.1
@@ -26,7 +26,7 @@ class LinkFault(Fault):
 
     @classmethod
     def available(cls, cluster: Cluster) -> str:
-        return "" if cluster.links is not None else "the cluster has no proxies between members"
+        return "" if cluster.links is not None else "the cluster has no links that can be changed"
 
     @abstractmethod
     def change(self) -> Done:
@@ -48,6 +48,15 @@ class LinkFault(Fault):
 
 def cut(link: Link) -> None:
     link.cut = True
+
+
+def slow(link: Link) -> None:
+    link.delay_s, link.jitter_s = DELAY_S, JITTER_S
+
+
+def cannot_delay(cluster: Cluster) -> str:
+    """Why links cannot be made slow, "" if they can."""
+    return cluster.links.lacks(Ability.DELAY) if cluster.links is not None else ""
 
 
 class PartitionHalves(LinkFault):
@@ -123,32 +132,37 @@ class PartitionBridge(LinkFault):
         return Done(self.names([bridge]), "the bridge")
 
 
-class SlowLinks(LinkFault):
-    name = "slow-links"
+class AllLinks(LinkFault):
+    """All links between members are changed in one way."""
 
     def change(self) -> Done:
-        assert self.cluster.links is not None
-
-        def slow(link: Link) -> None:
-            link.delay_s, link.jitter_s = DELAY_S, JITTER_S
-
-        return self._all(slow)
-
-    def _all(self, change: Callable[[Link], None]) -> Done:
         assert self.cluster.links is not None
         members = self.cluster.numbers
-        self.cluster.links.change([(a, b) for a in members for b in members if a != b], change)
+        pairs = [(a, b) for a in members for b in members if a != b]
+        self.cluster.links.change(pairs, self.change_link)
         return Done(self.names(members))
 
+    @abstractmethod
+    def change_link(self, link: Link) -> None:
+        """Change one."""
 
-class LossyLinks(SlowLinks):
+
+class SlowLinks(AllLinks):
+    name = "slow-links"
+
+    @classmethod
+    def available(cls, cluster: Cluster) -> str:
+        return super().available(cluster) or cannot_delay(cluster)
+
+    def change_link(self, link: Link) -> None:
+        slow(link)
+
+
+class LossyLinks(AllLinks):
     name = "lossy-links"
 
-    def change(self) -> Done:
-        def lossy(link: Link) -> None:
-            link.loss, link.bytes_per_s = LOSS, BANDWIDTH
-
-        return self._all(lossy)
+    def change_link(self, link: Link) -> None:
+        link.loss, link.bytes_per_s = LOSS, BANDWIDTH
 
 
 class Resets(LinkFault):
