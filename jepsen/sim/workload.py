@@ -39,6 +39,9 @@ KEYS = tuple(b"key/%d" % number for number in range(6))
 FIRST_KEY, LAST_KEY = b"key/", b"key0"
 GIVE_UP_S = 3.0
 """A client that has had no answer for this time goes on (its member is gone)."""
+ASKS_PAUSED = 0.2
+"""How often a client takes a member that is paused for one that serves; it hears nothing then, and
+what it asked may be done when it has long given up."""
 MAX_TTL_S = 5
 
 
@@ -86,7 +89,11 @@ class Client:
 
     def _ask(self) -> None:
         random = self._random
-        up = [node for node in self._nodes if node.serves and node.process.paused_until == 0.0]
+        up = [
+            node
+            for node in self._nodes
+            if node.serves and (not node.process.paused_until or random.random() < ASKS_PAUSED)
+        ]
         if self.stopped:
             return
         if not up:
