@@ -43,7 +43,8 @@ INVARIANTS: Final[tuple[tuple[str, str], ...]] = (
      r"acknowledged at|does not exist|ends with|ends at revision|was acknowledged"),
     ("answers agree with the history", r"was answered"),
     ("a member starts with what it had",
-     r"cannot start|hard_state\.|outside the log|follow on|contradicts the segments|beyond the"),
+     r"cannot start|hard_state\.|outside the log|follow on|contradicts the segments|beyond the"
+     r"|the log reads back|WalCorrupt|WalNotInitialised"),
     ("what a compaction leaves", r"still stores .* and lacks"),
     ("liveness", r"no write through|not settled"),
 )  # fmt: skip

@@ -123,6 +123,8 @@ class Sim:
     """-1: as many as in any run. None where they do not matter."""
     crash_at_votes: bool = False
     """Members crash around the time at which a vote of theirs becomes durable."""
+    files: bool = False
+    """Whether each seed runs on real files, not one in four."""
     adversary: str = ""
     """A function of `jepsen.mutants.adversaries`, in the place of chance faults and all clients."""
     pre_vote: bool = True

@@ -27,6 +27,7 @@ def simulate(seed: int, how: Sim) -> Outcome:
         chaos_s=how.chaos_s,
         changes=how.changes,
         pre_vote=how.pre_vote,
+        files=how.files or None,
     )
     simulation = _Aimed(plan, how.adversary) if how.adversary else Simulation(plan)
     if how.faults:

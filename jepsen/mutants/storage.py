@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import lmdb
@@ -155,8 +156,6 @@ def replay_drops_the_last_batch(patch: Patches) -> None:
 
 
 def _without_last(found: Any) -> Any:
-    from dataclasses import replace
-
     if not found.entries:
         return found
     last = found.snapshot.index + len(found.entries) - 1
@@ -190,7 +189,8 @@ def backend_not_synced(patch: Patches) -> None:
         return original(*arguments, **{**options, "sync": False})
 
 
-@mutant("a new file's name is durable", "scenarios 29, 31", *LOST, hunt=Power())
+@mutant("a new file's name is durable", "scenarios 29, 31", *STARTS, "a member fails",
+        hunt=replace(CUTS, files=True))  # fmt: skip
 def directories_not_synced(patch: Patches) -> None:
     patch.set(durable, "sync_directory", lambda path: None)
     patch.set(wal, "sync_directory", lambda path: None)

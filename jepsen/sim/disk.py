@@ -79,6 +79,9 @@ class Disk:
     def tear(self, batches: Sequence[Batch]) -> None:
         """Some of a group's sectors were written: it is lost all the same."""
 
+    def crash(self) -> None:
+        """Names of files that were not synced may be lost; the model has none."""
+
     def close(self) -> None:
         """The run has ended."""
 

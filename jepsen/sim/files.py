@@ -3,7 +3,8 @@
 A run takes the same course with files as without: the model of the log stays in charge of what is
 durable and when, the files follow it, and at each start what is read back from them must be what
 the model says. So a trace that differs, or a log that reads back otherwise, is a fault in one of
-the two. A write that a crash loses is torn here: some of its 512-byte sectors reach the disk.
+the two. A write that a crash loses is torn here: some of its 512-byte sectors reach the disk. Names
+in the log's directory that were not synced may be lost too (`jepsen.sim.names`).
 
 The trade-off: a run takes a tenth longer with files in memory, far longer where there is no
 /dev/shm, so a slice of the seeds has them.
@@ -18,6 +19,7 @@ from random import Random
 
 from jepsen.sim.disk import Disk
 from jepsen.sim.loop import Violation
+from jepsen.sim.names import Names
 from kvstore.storage.backend import TABLES
 from kvstore.storage.lmdb_backend import LmdbBackend
 from kvstore.storage.memory_backend import MemoryBackend
@@ -125,26 +127,31 @@ class FileDisk(Disk):
         super().__init__(start)
         self._folder = str(folder)
         self._random = random
+        self._names = Names(folder, random)
         snapshot = SnapshotMeta(start.last_index, start.last_term, start.conf_state)
-        self._wal = Wal.create(
-            self._folder,
-            b"simulated",
-            hard_state=start.hard_state,
-            snapshot=snapshot,
-            segment_bytes=SEGMENT_BYTES,
-        )
+        with self._names.watched():
+            self._wal = Wal.create(
+                self._folder,
+                b"simulated",
+                hard_state=start.hard_state,
+                snapshot=snapshot,
+                segment_bytes=SEGMENT_BYTES,
+            )
 
     def append(self, batches: list[Batch]) -> None:
         super().append(batches)
-        self._wal.append(batches)
+        with self._names.watched():
+            self._wal.append(batches)
 
     def release(self, index: int) -> None:
         super().release(index)
-        self._wal.release(index)
+        with self._names.watched():
+            self._wal.release(index)
 
     def tear(self, batches: Sequence[Batch]) -> None:
         """Leave a write of which some sectors never reached the disk."""
-        size = self._wal.append(batches).size
+        with self._names.watched():
+            size = self._wal.append(batches).size
         tail = self._wal._tail
         assert tail is not None
         end = tail.offset
@@ -162,11 +169,15 @@ class FileDisk(Disk):
     def _lose(descriptor: int, start: int, end: int) -> None:
         os.pwrite(descriptor, bytes(end - start), start)
 
+    def crash(self) -> None:
+        self._names.crash()
+
     def recover(self) -> Recovered:
         """Return what the model says. Raises Violation when the log reads back otherwise."""
         expected = super().recover()
         self._wal.close()
-        self._wal, found = Wal.open(self._folder, segment_bytes=SEGMENT_BYTES)
+        with self._names.watched():
+            self._wal, found = Wal.open(self._folder, segment_bytes=SEGMENT_BYTES)
         # Segments are released at other times: only what both still have can be compared.
         base = max(expected.snapshot.index, found.snapshot.index)
         wanted = expected.entries[base - expected.snapshot.index :]

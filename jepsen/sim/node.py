@@ -294,6 +294,7 @@ class Node:
         self.process.life += 1
         self.process.paused_until = 0.0
         self.writer.crash()
+        self.disk.crash()
         self.thread.crash()
         for exchange in self.calls:
             exchange.died()
