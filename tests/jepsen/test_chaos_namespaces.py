@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.testing import wait_until
-from kvstore.testing.namespaces import missing
+from tests.testing.nft import why_not
 
 DEADLINE_S = 60.0
 CHAOS = (sys.executable, "-m", "jepsen", "chaos", "--network", "namespaces", "--seed=3")
@@ -22,7 +22,7 @@ LIGHT = ("--workloads=register", "--clients=2", "--rate=20")
 
 @pytest.fixture
 def _possible() -> None:
-    why = missing()
+    why = why_not()
     if why:
         pytest.skip(why)
 

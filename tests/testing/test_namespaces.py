@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.testing.namespaces import NamespaceError, Namespaces, missing
+from kvstore.testing.namespaces import NamespaceError, Namespaces
+from tests.testing.nft import why_not
 
 INSIDE = Path(__file__).with_name("inside_namespaces.py")
 MOST_S = 240.0
@@ -25,7 +26,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def told() -> str:
     """What pytest says of them, and that the machine's own network is as it was."""
-    why = missing()
+    why = why_not()
     if why:
         pytest.skip(why)
     before = socket.if_nameindex()
