@@ -30,7 +30,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from jepsen.history import Op, Outcome
@@ -41,6 +41,8 @@ BUDGET: Final = 2_000_000
 """Configurations looked at for all keys together before the answer is unknown."""
 SHRINK_BUDGET: Final = 100_000
 """Configurations for each try at making a counter-example smaller."""
+ALL_SHRINK_BUDGET: Final = 2_000_000
+"""Configurations for all tries together; behind that counter-examples stay as large as they are."""
 FOREVER: Final = 1 << 100
 """End of an operation that may still take effect."""
 
@@ -87,20 +89,27 @@ class _Config(NamedTuple):
     open: frozenset[int]
 
 
-def check(ops: Iterable[Op], *, initial: Any = None, budget: int = BUDGET) -> Verdict:
+def check(
+    ops: Iterable[Op],
+    *,
+    initial: Any = None,
+    budget: int = BUDGET,
+    shrink_budget: int = ALL_SHRINK_BUDGET,
+) -> Verdict:
     """Judge all registers.
 
     Args:
         ops: a history; operations of other workloads are passed over.
         initial: the value of a key that was never written.
         budget: most configurations to look at.
+        shrink_budget: most of them for making counter-examples small.
     """
     by_key: dict[str, list[Op]] = defaultdict(list)
     for op in ops:
         if op.workload == "register":
             by_key[op.key].append(op)
     verdict = Verdict(CHECKER, Validity.VALID)
-    search = _Search(budget)
+    search, shrinker = _Search(budget), _Shrinker(initial, shrink_budget)
     for key in sorted(by_key):
         calls = _calls(by_key[key], initial)
         verdict.checked += len(by_key[key])
@@ -113,7 +122,7 @@ def check(ops: Iterable[Op], *, initial: Any = None, budget: int = BUDGET) -> Ve
             continue
         if stuck is not None:
             verdict.validity = Validity.INVALID
-            verdict.findings.append(_finding(key, by_key[key], calls[stuck].end, initial))
+            verdict.findings.append(_finding(key, by_key[key], calls[stuck].end, shrinker))
     return verdict
 
 
@@ -273,7 +282,7 @@ class _Search:
     """The search over one key after the other, on one budget."""
 
     def __init__(self, budget: int) -> None:
-        self._left = budget
+        self.left = budget
 
     def run(self, calls: Sequence[_Call], initial: Any) -> int | None:
         """Return None if linearizable, else the number of the call at whose end it failed."""
@@ -312,8 +321,8 @@ class _Search:
                 if any(other <= config.open for other in others):
                     continue
                 others.append(config.open)
-                self._left -= 1
-                if self._left < 0:
+                self.left -= 1
+                if self.left < 0:
                     raise _BudgetSpent
                 if wanted in config.closed:
                     reached.add(config._replace(closed=config.closed - {wanted}))
@@ -342,36 +351,47 @@ def _step(call: _Call, state: Any) -> tuple[Any, bool]:
 # -- the counter-example -------------------------------------------------------------------------
 
 
-def _finding(key: str, ops: Sequence[Op], end: int, initial: Any) -> Finding:
+def _finding(key: str, ops: Sequence[Op], end: int, shrinker: _Shrinker) -> Finding:
     """Show the few operations around the failure: removing any more of them hides it."""
     few = [op for op in ops if op.start <= end]
-    few = _shrink(few if _impossible(few, initial) else list(ops), initial)
+    few = shrinker.shrink(few if shrinker.impossible(few) else list(ops))
     text = f"no order of the operations on {key!r} explains the answer of the last one"
     return Finding("not linearizable", text, sorted(few, key=lambda op: op.start))
 
 
-def _impossible(ops: Sequence[Op], initial: Any) -> bool:
-    try:
-        return _Search(SHRINK_BUDGET).run(_calls(ops, initial), initial) is not None
-    except _BudgetSpent:
-        return False
+class _Shrinker:
+    """Makes counter-examples small, on one budget for all keys."""
 
+    def __init__(self, initial: Any, budget: int) -> None:
+        self._initial = initial
+        self._left = budget
 
-def _shrink(kept: list[Op], initial: Any) -> list[Op]:
-    """Leave out operations while the rest is still impossible, many at once first."""
-    size = max(1, len(kept) // 2)
-    while True:
-        before = len(kept)
-        at = 0
-        while at < len(kept):
-            gone, rest = kept[at : at + size], kept[:at] + kept[at + size :]
-            if not _missed(gone, rest, initial) and _impossible(rest, initial):
-                kept = rest
-            else:
-                at += size
-        if size == 1 and len(kept) == before:
-            return kept
-        size = max(1, size // 2)
+    def impossible(self, ops: Sequence[Op]) -> bool:
+        """Whether operations are certain to have no order; False where the budget does not tell."""
+        search = _Search(granted := min(SHRINK_BUDGET, self._left))
+        try:
+            return search.run(_calls(ops, self._initial), self._initial) is not None
+        except _BudgetSpent:
+            return False
+        finally:
+            self._left -= granted - max(search.left, 0)
+
+    def shrink(self, kept: list[Op]) -> list[Op]:
+        """Leave out operations while the rest is still impossible, many at once first."""
+        size = max(1, len(kept) // 2)
+        while self._left > 0:
+            before = len(kept)
+            at = 0
+            while at < len(kept) and self._left > 0:
+                gone, rest = kept[at : at + size], kept[:at] + kept[at + size :]
+                if not _missed(gone, rest, self._initial) and self.impossible(rest):
+                    kept = rest
+                else:
+                    at += size
+            if size == 1 and len(kept) == before:
+                break
+            size = max(1, size // 2)
+        return kept
 
 
 def _missed(gone: Iterable[Op], rest: Iterable[Op], initial: Any) -> bool:
@@ -384,10 +404,3 @@ def _missed(gone: Iterable[Op], rest: Iterable[Op], initial: Any) -> bool:
         if op.f != READ:
             written.discard(_freeze(_written(op)))
     return bool(written & seen - {initial})
-
-
-def overlaps(ops: Sequence[Op]) -> int:
-    """Return how many operations began before the one before them had ended: a history without
-    concurrency shows little."""
-    ordered = sorted(ops, key=lambda op: op.start)
-    return sum(later.start < earlier.end for earlier, later in pairwise(ordered))

@@ -177,6 +177,15 @@ def test_the_counter_example_is_small() -> None:
     assert any(o.result == [3, 1] for o in finding.ops)
 
 
+def test_what_is_spent_on_small_counter_examples_is_bounded_and_the_verdict_is_not() -> None:
+    ops = [write(i, 10 * i, 10 * i + 5) for i in range(1, 200)] + [read(3, 3000, 3001)]
+    for budget in (0, 50):
+        verdict = linearizable.check(ops, shrink_budget=budget)
+        assert verdict.validity is Validity.INVALID
+        assert len(verdict.findings[0].ops) > 4
+    assert len(linearizable.check(ops).findings[0].ops) <= 4
+
+
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=60, deadline=None)
 def test_the_counter_example_is_minimal(seed: int) -> None:
