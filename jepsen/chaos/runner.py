@@ -268,6 +268,8 @@ class _Run:
             elif done.targets:
                 self._look_for_ends(done.targets)
             await asyncio.to_thread(self._mend)
+        finally:
+            fault.abandon()
         self._follow_members()
         self.done.append(done)
         record.end, record.effect, record.detail = self.recorder.now(), done.effect, done.detail

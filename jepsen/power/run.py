@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from random import Random
 
@@ -30,6 +31,15 @@ LEAST_WRITES = 20
 RECOVERY_S = 60.0
 DYING_S = 0.5
 """Most time during which a disk fails before the cut."""
+
+
+class Kind(StrEnum):
+    """What may be found; nothing else is."""
+
+    LOST = "acknowledged write lost"
+    NOT_STARTED = "a member does not start"
+    NOT_RECOVERED = "no recovery"
+    NOT_SERVED = "a member does not serve"
 
 
 @dataclass(slots=True)
@@ -106,26 +116,29 @@ class _Cutter:
                 victims = [self.random.randrange(len(self.disks))]
             try:
                 await self._one_cut(victims)
-            except (NotInTime, MemberEnded) as error:
-                self._find("no recovery", f"around cut {number + 1}: {error}")
+            except MemberEnded as error:
+                self._find(Kind.NOT_STARTED, f"after cut {number + 1}: {error}")
+                break
+            except NotInTime as error:
+                self._find(Kind.NOT_RECOVERED, f"around cut {number + 1}: {error}")
                 break
             self.report.cuts += 1
             self.report.of_all += everybody
             try:
                 lost = await self._lost()
             except Failed as failure:
-                self._find("a member does not serve", f"after cut {number + 1}: {failure}")
+                self._find(Kind.NOT_SERVED, f"after cut {number + 1}: {failure}")
                 break
             if lost:
-                self._find("acknowledged write lost", f"after cut {number + 1}: {lost[:5]}")
+                self._find(Kind.LOST, f"after cut {number + 1}: {lost[:5]}")
                 break
             names = " ".join(self.cluster.members[i].name for i in victims)
             self.say(f"cut {number + 1}: {names}; {self.report.acknowledged} acknowledged")
         return self.report
 
-    def _find(self, kind: str, text: str) -> None:
+    def _find(self, kind: Kind, text: str) -> None:
         self.report.verdict.validity = Validity.INVALID
-        self.report.verdict.findings.append(Finding(kind, text))
+        self.report.verdict.findings.append(Finding(kind.value, text))
 
     async def _one_cut(self, victims: Sequence[int]) -> None:
         connections = [Connection(m.name, m.endpoint) for m in self.cluster.members]

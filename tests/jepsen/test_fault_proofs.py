@@ -15,7 +15,7 @@ import pytest
 from jepsen import history
 from jepsen.chaos.faults import FAULTS, Done, Fault, base, disks
 from jepsen.chaos.faults.damage import compare_logs, flip_bits, read_back
-from jepsen.chaos.faults.disks import FullDisk, SlowDisk
+from jepsen.chaos.faults.disks import LEAST_SYNCS, FullDisk, SlowDisk, SyncTime, slowed
 from jepsen.chaos.faults.processes import Terminate
 from jepsen.chaos.runner import HISTORY, Plan, run
 from jepsen.history import Op
@@ -64,6 +64,35 @@ def test_a_slow_disk_counts_nothing_of_its_own(tmp_path: Path) -> None:
         fault.end(done)
     assert done.effect == 0
     assert not list(tmp_path.glob("noise-*"))
+
+
+@pytest.mark.parametrize(
+    ("under", "effect"),
+    [
+        ([(100, 0.30), (100, 0.40)], 400),
+        ([(100, 0.16), (100, 0.30)], 160),  # 1.53 times the time of before
+        ([(100, 0.14), (100, 0.30)], 0),
+        ([(100, 0.50), (100, 0.01)], 210),  # one that was faster counts against the others
+        ([(100, 0.40), (100, 0.01)], 0),
+        ([(8, 9.0), (9, 9.0)], 0),
+        ([(8, 9.0), (-50, -9.0)], 0),  # started anew meanwhile
+        ([(0, 0.0), (0, 0.0)], 0),
+    ],
+)
+def test_a_slow_disk_is_one_whose_syncs_take_half_as_long_again(
+    under: list[tuple[float, float]], effect: int
+) -> None:
+    before = [SyncTime(100, 0.1), SyncTime(50, 0.1)]
+    shown = list(zip(before, [SyncTime(*times) for times in under], strict=True))
+    longer, detail = slowed(shown)
+    assert longer == effect
+    assert ("ms longer" if effect else "nothing proven") in detail
+
+
+def test_a_slow_disk_needs_syncs_to_compare_with() -> None:
+    assert slowed([(SyncTime(LEAST_SYNCS, 0.01), SyncTime(LEAST_SYNCS, 1.0))])[0] == 990
+    assert slowed([(SyncTime(LEAST_SYNCS - 1, 0.01), SyncTime(LEAST_SYNCS, 1.0))])[0] == 0
+    assert slowed([])[0] == 0
 
 
 def test_a_disk_that_cannot_be_made_leaves_the_fault_out(
@@ -163,25 +192,27 @@ def test_a_member_that_ends_under_a_fault_that_ends_none_is_a_finding(
     assert "m0 ended with -9" in logs.findings[0].text
 
 
-def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["compact", "slow-disk"])
+def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(
+    fault: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "jepsen", "chaos", "--size=1", "--workloads=register"]
+    times = ("--pause-seconds=0.2", "--fault-seconds=100")
     with subprocess.Popen(
-        [*command, "--faults=compact", "--pause-seconds=0.2", f"--out={tmp_path / 'run'}"],
+        [*command, f"--faults={fault}", *times, f"--out={tmp_path / 'run'}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
         try:
-            while "compact m0" not in process.stdout.readline():
+            while f"{fault} m0" not in process.stdout.readline():
                 assert process.poll() is None
             process.send_signal(signal.SIGINT)
-            said = process.stderr.read()
-            code = process.wait(DEADLINE_S)
+            _, said = process.communicate(timeout=DEADLINE_S)
         finally:
             process.kill()
-    assert code == 128 + signal.SIGINT
+    assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in said
     assert "interrupted" in said.strip().splitlines()[-1]
     assert any(isinstance(record, Op) for record in history.read(tmp_path / "run" / HISTORY))

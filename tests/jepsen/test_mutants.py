@@ -23,6 +23,7 @@ from jepsen.mutants.find import (
 )
 from jepsen.mutants.launch import FIRST_CALL
 from jepsen.mutants.registry import Mutant, Patches, Sim, mutants
+from jepsen.power.run import Kind
 from kvstore.storage.wal_writer import WalWriter
 from kvstore.testing import Cluster, MemberEnded
 
@@ -115,6 +116,13 @@ def test_there_are_enough_mutants_and_each_says_what_it_breaks() -> None:
             assert set(mutant.told_by) <= invariants, mutant.name
         else:
             assert all(": " in told for told in mutant.told_by), mutant.name
+
+
+def test_power_cuts_can_say_what_mutants_are_told_by() -> None:
+    said = {f"power: {kind.value}" for kind in Kind}
+    told = {by for mutant in ALL.values() for by in mutant.told_by if by.startswith("power: ")}
+    assert told
+    assert told <= said
 
 
 @pytest.mark.parametrize("name", QUICK)

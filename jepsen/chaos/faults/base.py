@@ -70,6 +70,10 @@ class Fault(ABC):
     def end(self, done: Done) -> None:  # noqa: B027 - many faults have nothing to mend
         """Mend it, and complete `done`."""
 
+    def abandon(self) -> None:  # noqa: B027 - most leave nothing behind
+        """Let what this process does for it end soon. Called behind `end`, and from another thread
+        while either of them runs, if the run is interrupted: members are not mended then."""
+
     # What faults share.
 
     def names(self, numbers: Sequence[int]) -> list[str]:

@@ -17,9 +17,11 @@ import signal
 import subprocess
 import threading
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
+from random import Random
+from typing import ClassVar, NamedTuple
 
 from jepsen.chaos.faults import shim
 from jepsen.chaos.faults.base import Done, Excuse, Fault
@@ -47,7 +49,45 @@ NOISE_PLACES = 32
 METRICS_S = 5.0
 REFERENCE_S = 1.0
 """The speed of before is that of so long a time."""
+LEAST_RATIO = 1.5
+"""A disk is slow when its syncs take so many times as long as in the reference time."""
+LEAST_SYNCS = 20
+"""In the reference time, and under the fault, by all members together: fewer prove nothing."""
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Members are on this machine, whatever the environment says of proxies."""
 _SYNCS = r"^etcd_disk_wal_fsync_duration_seconds_(count|sum)(?:\{[^}]*\})? (\S+)$"
+
+
+class SyncTime(NamedTuple):
+    """How many syncs of its log a member has made, since its start or in some time, and their
+    seconds."""
+
+    number: float
+    seconds: float
+
+    def since(self, earlier: SyncTime) -> SyncTime:
+        return SyncTime(self.number - earlier.number, self.seconds - earlier.seconds)
+
+
+def slowed(times: Sequence[tuple[SyncTime, SyncTime]]) -> tuple[int, str]:
+    """Say how much longer members' syncs took under a fault than before it.
+
+    Args:
+        times: of each member what it made in the reference time, and under the fault.
+
+    Returns:
+        Milliseconds in all, 0 where nothing is proven, and the words for it.
+    """
+    both = [(before, under) for before, under in times if before.number > 0 and under.number > 0]
+    fewest = min(sum(b.number for b, _ in both), sum(u.number for _, u in both))
+    if fewest < LEAST_SYNCS:
+        return 0, f"nothing proven: {fewest:g} syncs are too few to tell the disk's speed"
+    took_s = sum(under.seconds for _, under in both)
+    as_before_s = sum(under.number * before.seconds / before.number for before, under in both)
+    if took_s < LEAST_RATIO * as_before_s or took_s <= 0.0:
+        return 0, f"nothing proven: syncs took {took_s:.3f} s, {as_before_s:.3f} s as before it"
+    longer_ms = max(1, round((took_s - as_before_s) * 1000))
+    return longer_ms, f"syncs took {longer_ms} ms longer in all than at the speed of before"
 
 
 class SlowDisk(Fault):
@@ -56,15 +96,20 @@ class SlowDisk(Fault):
 
     name = "slow-disk"
 
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        super().__init__(cluster, random)
+        self._stop = threading.Event()
+
     def begin(self) -> Done:
         folder = self.cluster.members[0].log_path.parent
-        self._stop = threading.Event()
-        earlier = {i: self._syncs(i) for i in self.up()}
+        earlier = self._syncs(self.up())
         self._stop.wait(REFERENCE_S)
-        self._before = {i: self._syncs(i) for i in earlier}
-        self._mean_s = {i: _mean_s(earlier[i], self._before[i]) for i in earlier}
+        self._before = self._syncs(list(earlier))
+        self._reference = {i: now.since(earlier[i]) for i, now in self._before.items()}
         self._writers = [
-            threading.Thread(target=self._write, args=(folder / f"noise-{n}",), name="noise")
+            threading.Thread(
+                target=self._write, args=(folder / f"noise-{n}",), name="noise", daemon=True
+            )
             for n in range(NOISE_WRITERS)
         ]
         for writer in self._writers:
@@ -85,35 +130,28 @@ class SlowDisk(Fault):
                 os.close(descriptor)
         path.unlink(missing_ok=True)
 
-    def _syncs(self, number: int) -> tuple[float, float]:
-        """How many syncs of its log a member has made since its start, and their seconds."""
-        url = f"http://{self.cluster.members[number].own_endpoint}/metrics"
-        try:
-            with urllib.request.urlopen(url, timeout=METRICS_S) as answer:
-                found = dict(re.findall(_SYNCS, answer.read().decode(), re.MULTILINE))
-            return float(found["count"]), float(found["sum"])
-        except (OSError, KeyError, ValueError):
-            return 0.0, 0.0
+    def _syncs(self, numbers: Sequence[int]) -> dict[int, SyncTime]:
+        """What members have made since their start, of those that tell."""
+        found = {}
+        for number in numbers:
+            url = f"http://{self.cluster.members[number].own_endpoint}/metrics"
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                with _OPENER.open(url, timeout=METRICS_S) as answer:
+                    told = dict(re.findall(_SYNCS, answer.read().decode(), re.MULTILINE))
+                found[number] = SyncTime(float(told["count"]), float(told["sum"]))
+        return found
 
     def end(self, done: Done) -> None:
-        after = {i: self._syncs(i) for i in self._before}
+        after = self._syncs(list(self._before))
         self._stop.set()
         for writer in self._writers:
             writer.join()
-        longer_s = 0.0
-        for number, mean_s in self._mean_s.items():
-            count = after[number][0] - self._before[number][0]
-            seconds = after[number][1] - self._before[number][1]
-            if mean_s > 0.0 and count > 0.0:
-                longer_s += max(0.0, seconds - count * mean_s)
-        done.effect = round(longer_s * 1000)
-        done.detail = f"syncs took {done.effect} ms longer in all than at the speed of before"
+        done.effect, done.detail = slowed(
+            [(self._reference[i], now.since(self._before[i])) for i, now in after.items()]
+        )
 
-
-def _mean_s(earlier: tuple[float, float], later: tuple[float, float]) -> float:
-    """Mean time of the syncs between two looks, 0 if there were none."""
-    count = later[0] - earlier[0]
-    return (later[1] - earlier[1]) / count if count > 0 else 0.0
+    def abandon(self) -> None:
+        self._stop.set()
 
 
 class _Syncs:

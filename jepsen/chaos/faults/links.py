@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
+from random import Random
 
 from jepsen.chaos.faults.base import Done, Fault
 from kvstore.testing import Cluster, Link
@@ -186,11 +187,14 @@ class FlappingLinks(LinkFault):
 
     name = "flapping-links"
 
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        super().__init__(cluster, random)
+        self._stop = threading.Event()
+
     def change(self) -> Done:
         victim = self.random.choice(self.up())
         others = [i for i in self.cluster.numbers if i != victim]
         self._pairs = self.between([victim], others)
-        self._stop = threading.Event()
         self._count = 0
         self._thread = threading.Thread(target=self._flap, name="flapping", daemon=True)
         self._thread.start()
@@ -208,6 +212,9 @@ class FlappingLinks(LinkFault):
         self._thread.join()
         super().end(done)
         done.detail = f"{(self._count + 1) // 2} times"
+
+    def abandon(self) -> None:
+        self._stop.set()
 
 
 class HalfOpen(LinkFault):
