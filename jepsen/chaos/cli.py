@@ -164,11 +164,15 @@ def main(arguments: Sequence[str]) -> int:
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, end)
-    print(f"seed {seed}, in {directory}", flush=True)
     try:
+        print(f"seed {seed}, in {directory}", flush=True)
         result = run(plan, say=lambda line: print(line, flush=True))
     except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted; as far as it came: {directory / HISTORY}\n")
+        written = directory / HISTORY
+        how = (
+            f"as far as it came: {written}" if written.exists() else "clients had done nothing yet"
+        )
+        sys.stderr.write(f"\ninterrupted; {how}\n")
         return 128 + ended_by
     sys.stdout.write(summary(result))
     report = directory / "report.html"

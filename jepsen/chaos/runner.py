@@ -135,6 +135,8 @@ class _Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for workload in self.workloads:
+                await workload.stop()
             for connection in self.all_connections:
                 await connection.close()
             history.write(self.plan.directory / HISTORY, self.recorder.records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from random import Random
@@ -28,6 +29,8 @@ class Workload(ABC):
     def __init__(self, recorder: Recorder, random: Random) -> None:
         self.recorder = recorder
         self.random = random
+        self._tasks: list[asyncio.Task[None]] = []
+        """What goes on beside the clients' steps."""
 
     async def begin(self, connections: Sequence[Connection]) -> None:  # noqa: B027
         """Prepare, before faults begin. The default does nothing."""
@@ -38,6 +41,12 @@ class Workload(ABC):
 
     async def end(self, connections: Sequence[Connection]) -> None:  # noqa: B027
         """Look at what is left, after everything was healed. The default does nothing."""
+
+    async def stop(self) -> None:
+        """End what still goes on beside the clients' steps: it records how far it came."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @abstractmethod
     def judge(self, ops: Sequence[Op]) -> list[Verdict]:

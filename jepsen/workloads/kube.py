@@ -61,7 +61,6 @@ class Kube(Workload):
         self._known: dict[tuple[int, str], int] = {}
         """(client, key) -> mod_revision as that client knows it; 0: not there."""
         self._leases: dict[int, _Lease] = {}
-        self._tasks: list[asyncio.Task[None]] = []
 
     # Writers.
 
@@ -121,10 +120,8 @@ class Kube(Workload):
             await self.recorder.op(op, lambda o: _write(o, connections[0]))
             last = max(last, op.revision)
         self._last = last
-        _, late = await asyncio.wait(self._tasks, timeout=FINISH_S)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.wait(self._tasks, timeout=FINISH_S)
+        await self.stop()
 
     def judge(self, ops: Sequence[Op]) -> list[Verdict]:
         return [kube.check(ops, compactions=compactions(self.recorder.records))]

@@ -33,7 +33,6 @@ class Watch(Workload):
     def __init__(self, recorder: Recorder, random: Any) -> None:
         super().__init__(recorder, random)
         self._count = 0
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self, connections: Sequence[Connection]) -> None:
         for number in range(WATCHERS):
@@ -76,11 +75,14 @@ class Watch(Workload):
             answer = await connection.call("txn", success=puts)
             first.revision = answer.header.revision
 
-        first = await self.recorder.op(ops[0], put)
-        for op in ops[1:]:
-            op.start, op.end, op.outcome = first.start, first.end, first.outcome
-            op.revision, op.error = first.revision, first.error
-        self.recorder.records += ops[1:]
+        first = ops[0]
+        try:
+            await self.recorder.op(first, put)
+        finally:  # of one that is cancelled all keys may be written
+            for op in ops[1:]:
+                op.start, op.end, op.outcome = first.start, first.end, first.outcome
+                op.revision, op.error = first.revision, first.error
+            self.recorder.records += ops[1:]
 
     async def _delete(self, op: Op, connection: Connection) -> None:
         answer = await connection.call("delete", key=op.key.encode())
@@ -139,10 +141,8 @@ class Watch(Workload):
         op.end = self.recorder.now()
         op.outcome, op.revision = Outcome.OK, answer.header.revision
         self.recorder.records.append(op)
-        _, late = await asyncio.wait(self._tasks, timeout=FINISH_S)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.wait(self._tasks, timeout=FINISH_S)
+        await self.stop()
 
     def judge(self, ops: Sequence[Op]) -> list[Verdict]:
         verdict = watch.check(ops, compactions=compactions(self.recorder.records))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -13,14 +15,18 @@ from random import Random
 import pytest
 
 from jepsen import history
-from jepsen.chaos.faults import FAULTS, Done, Fault, base, disks
+from jepsen.chaos.client import Connection
+from jepsen.chaos.faults import FAULTS, Done, Fault, base, disks, snapshots
 from jepsen.chaos.faults.damage import compare_logs, flip_bits, read_back
 from jepsen.chaos.faults.disks import LEAST_SYNCS, FullDisk, SlowDisk, SyncTime, slowed
 from jepsen.chaos.faults.processes import Terminate
+from jepsen.chaos.faults.snapshots import Refused, SnapshotRestore, restore
+from jepsen.chaos.recorder import Recorder
 from jepsen.chaos.runner import HISTORY, Plan, run
 from jepsen.history import Op
 from jepsen.power import disk
 from jepsen.verdict import Validity
+from jepsen.workloads.watch import Watch
 from kvstore.storage.errors import StorageError
 from kvstore.storage.wal import Batch, Wal
 from kvstore.testing import Cluster, NotInTime, wait_until
@@ -196,7 +202,8 @@ def test_a_member_that_ends_under_a_fault_that_ends_none_is_a_finding(
 def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(
     fault: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "jepsen", "chaos", "--size=1", "--workloads=register"]
+    command = [sys.executable, "-m", "jepsen", "chaos", "--size=1"]
+    command += ["--workloads=register,watch,kube"]
     times = ("--pause-seconds=0.2", "--fault-seconds=100")
     with subprocess.Popen(
         [*command, f"--faults={fault}", *times, f"--out={tmp_path / 'run'}"],
@@ -215,4 +222,70 @@ def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in said
     assert "interrupted" in said.strip().splitlines()[-1]
-    assert any(isinstance(record, Op) for record in history.read(tmp_path / "run" / HISTORY))
+    records = history.read(tmp_path / "run" / HISTORY)
+    recorded = {(record.workload, record.f) for record in records if isinstance(record, Op)}
+    assert {workload for workload, _ in recorded} == {"register", "watch", "kube"}
+    assert ("watch", "watch") in recorded, "of streams that were open, too"
+
+
+def test_a_run_interrupted_at_its_start_names_no_history_that_is_not_there(tmp_path: Path) -> None:
+    written = tmp_path / "run" / HISTORY
+    with subprocess.Popen(
+        [sys.executable, "-m", "jepsen", "chaos", "--size=1", f"--out={tmp_path / 'run'}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert "seed" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGINT
+    assert said.strip().splitlines()[-1].startswith("interrupted")
+    assert (str(written) in said) == written.exists()
+
+
+def test_a_cancelled_transaction_is_recorded_with_all_its_keys() -> None:
+    """Any of them may have been written."""
+
+    async def cancelled() -> list[history.Record]:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            workload = Watch(Recorder(), Random(1))
+            connection = Connection("m0", f"127.0.0.1:{silent.getsockname()[1]}")
+            step = asyncio.create_task(workload._put_some(1, connection))
+            await asyncio.sleep(0)  # it begins
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+            await connection.close()
+            return workload.recorder.records
+
+    keys = [record.key for record in asyncio.run(cancelled()) if isinstance(record, Op)]
+    assert len(set(keys)) >= 2
+
+
+def test_a_snapshot_that_the_machine_has_no_place_for_is_no_finding(tmp_path: Path) -> None:
+    with Cluster(1, tmp_path / "taken", links=False) as taken:
+        taken.start()
+        path = tmp_path / "snapshot.db"
+        SnapshotRestore(taken, Random(1))._save(0, path)
+        with Cluster(1, tmp_path / "restored", links=False) as single:
+            port = int(single.members[0].own_endpoint.rpartition(":")[2])
+            with (
+                socket.create_server(("127.0.0.1", port)),
+                pytest.raises(RuntimeError, match=r"(?i)address already in use"),
+            ):
+                restore(single, path)
+    path.write_bytes(b"no database")
+    with Cluster(1, tmp_path / "refused", links=False) as single, pytest.raises(Refused):
+        restore(single, path)
+
+
+def test_a_restore_that_takes_too_long_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "TIMEOUT_S", 0.0)
+    with Cluster(1, tmp_path, links=False) as single, pytest.raises(NotInTime):
+        restore(single, tmp_path / "snapshot.db")

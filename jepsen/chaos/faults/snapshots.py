@@ -8,6 +8,8 @@ program the cluster runs: a snapshot is a file that both understand.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,13 @@ TIMEOUT_S: Final = 60.0
 HASHES_OF: Final = ("3.5.", "3.6.")
 """Releases that hash as ours does; an earlier one is held to the revision alone."""
 
+NO_PLACE: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EADDRINUSE))
+"""What a program says when the machine had no room, or another had its port."""
+
+
+class Refused(Exception):
+    """A snapshot that was taken cannot be restored."""
+
 
 class SnapshotRestore(Call):
     """Save a snapshot of one member, restore it beside the cluster, compare, throw it away."""
@@ -38,18 +47,19 @@ class SnapshotRestore(Call):
         if least is None:
             return done
         folder = Path(tempfile.mkdtemp(prefix="restored-", dir=self.cluster.directory))
-        self._save(number, folder / "snapshot.db")
-        with Cluster(1, folder, links=False) as single:
-            try:
-                _restore(single, folder / "snapshot.db")
-                single.start(timeout_s=TIMEOUT_S)
-            except (RuntimeError, subprocess.TimeoutExpired, MemberEnded, NotInTime) as error:
-                done.effect = done.checked = 1
-                done.findings.append(Finding("snapshot cannot be restored", str(error)))
-                return done
-            self._compare(single, least.header.revision, done)
-        if not done.findings:
-            shutil.rmtree(folder)
+        try:
+            self._save(number, folder / "snapshot.db")
+            with Cluster(1, folder, links=False) as single:
+                try:
+                    restore(single, folder / "snapshot.db")
+                except Refused as refused:
+                    done.effect = done.checked = 1
+                    done.findings.append(Finding("snapshot cannot be restored", str(refused)))
+                else:
+                    self._compare(single, least.header.revision, done)
+        finally:
+            if not done.findings:
+                shutil.rmtree(folder)
         return done
 
     def _ask(self, method: str, request: object, response: object) -> Any:
@@ -96,8 +106,13 @@ class SnapshotRestore(Call):
             done.detail += ", same hash"
 
 
-def _restore(single: Cluster, snapshot: Path) -> None:
-    """Make the data directory of the one member. Raises RuntimeError."""
+def restore(single: Cluster, snapshot: Path) -> None:
+    """Let the one member serve what a snapshot holds.
+
+    Raises:
+        Refused: it does not take it.
+        RuntimeError, NotInTime: the machine did not let it: that says nothing of the snapshot.
+    """
     member = single.members[0]
     command = [
         *(sys.executable, "-m", "kvstore", "snapshot", "restore", str(snapshot)),
@@ -106,6 +121,21 @@ def _restore(single: Cluster, snapshot: Path) -> None:
         f"--initial-cluster={member.name}={member.peer_url}",
         f"--initial-advertise-peer-urls={member.peer_url}",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotInTime(f"the restore took longer than {TIMEOUT_S:g} s") from error
     if done.returncode:
-        raise RuntimeError(f"restore failed: {done.stderr.strip()[-300:]}")
+        raise _why(f"restore failed: {done.stderr.strip()[-300:]}", done.stderr)
+    try:
+        single.start(timeout_s=TIMEOUT_S)
+    except MemberEnded as ended:
+        raise _why(str(ended), str(ended)) from ended
+
+
+def _why(text: str, said: str) -> Exception:
+    """Whether a program that ended was refused the snapshot's content, or a place to be."""
+    lacking = any(reason.lower() in said.lower() for reason in NO_PLACE)
+    return RuntimeError(text) if lacking else Refused(text)
