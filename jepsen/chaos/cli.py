@@ -164,6 +164,8 @@ def main(arguments: Sequence[str]) -> int:
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, end)
     try:
         print(f"seed {seed}, in {directory}", flush=True)
         result = run(plan, say=lambda line: print(line, flush=True))

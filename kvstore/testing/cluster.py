@@ -86,13 +86,6 @@ class Cluster:
             raise ValueError(f"size: {size} is not in 1..9")
         self.program = tuple(program)
         self.flags = tuple(flags)
-        self.links: Links | Namespaces | None = None
-        self._between_members, self.to_clients = links, client_links
-        if network == "namespaces":
-            self.links = Namespaces()
-            self.to_clients = True
-        elif links or client_links:
-            self.links = Links()
         self._channels: dict[int, grpc.Channel] = {}
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +94,19 @@ class Cluster:
                 f"directory: {directory} holds the data of an earlier cluster ({used.name}), whose"
                 " members had other addresses; give an empty one"
             )
-        self.members = [self._member(i) for i in range(size)]
+        self.links: Links | Namespaces | None = None
+        self._between_members, self.to_clients = links, client_links
+        if network == "namespaces":
+            self.links = Namespaces()
+            self.to_clients = True
+        elif links or client_links:
+            self.links = Links()
+        try:
+            self.members = [self._member(i) for i in range(size)]
+        except BaseException:
+            if self.links is not None:
+                self.links.close()
+            raise
 
     def _member(self, number: int) -> Member:
         return Member(

@@ -24,6 +24,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -150,24 +151,33 @@ class Namespaces:
         self._pids[member] = pid
 
     def close(self) -> None:
-        """Take the bridge down and give the namespaces up; members in them keep theirs."""
-        for member, descriptor in self._networks.items():
-            _ip(f"link delete m{member}")
-            os.close(descriptor)
-        _ip(f"link delete {_BRIDGE}")
-        _nft(f"delete table {_TABLE}")
+        """Take the bridge down and give the namespaces up; members in them keep theirs.
+
+        A step that fails keeps none of the others from being taken; it is raised at the end.
+        """
+        there = {name for _, name in socket.if_nameindex()}
+        with contextlib.ExitStack() as steps:
+            steps.callback(_nft, f"delete table {_TABLE}")
+            steps.callback(_ip, f"link delete {_BRIDGE}")
+            for member, descriptor in self._networks.items():
+                steps.callback(os.close, descriptor)
+                if f"m{member}" in there:  # else `place` has failed
+                    steps.callback(_ip, f"link delete m{member}")
 
     # Faults.
 
     def change(self, pairs: Iterable[tuple[int, int]], change: Callable[[Link], None]) -> None:
-        """Change directed links, all at one moment. Raises NamespaceError for a delay."""
+        """Change directed links, all at one moment.
+
+        Raises NamespaceError for a delay; then no link has changed.
+        """
         with self._lock:
+            changed = {pair: replace(link) for pair, link in self._links.items()}
             for pair in pairs:
-                link = self._links.setdefault(pair, Link())
-                change(link)
-                if link.delay_s or link.jitter_s:
-                    link.heal()
-                    raise NamespaceError(self.lacks(Ability.DELAY))
+                change(changed.setdefault(pair, Link()))
+            if any(link.delay_s or link.jitter_s for link in changed.values()):
+                raise NamespaceError(self.lacks(Ability.DELAY))
+            self._links = changed
             self._filter()
 
     def heal(self) -> None:

@@ -62,19 +62,24 @@ def test_a_run_is_valid_and_says_what_its_network_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_possible")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_nothing_is_left_when_the_runner_is_ended(tmp_path: Path, number: signal.Signals) -> None:
     """No process, and so no namespace; no interface; no mount."""
     interfaces = socket.if_nameindex()
     out = tmp_path / "run"
     times = ("--seconds=300", "--fault-seconds=100", "--pause-seconds=0.1")
-    command = [*CHAOS, *LIGHT, *times, "--faults=full-disk,pause", f"--out={out}"]
+    # Whoever runs the tests may ignore these signals, by nohup or in the background.
+    heard = ("env", "--default-signal=HUP,INT")
+    command = [*heard, *CHAOS, *LIGHT, *times, "--faults=full-disk,pause", f"--out={out}"]
     log = tmp_path / "log"
     with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as run:
-        wait_until(lambda: " s  " in log.read_text(), DEADLINE_S, "a fault comes")
-        assert len(processes_of(out)) >= 4  # the disk of one may be full: the member has ended
-        run.send_signal(number)
-        assert run.wait(DEADLINE_S) in (-number, 128 + number)
+        try:
+            wait_until(lambda: " s  " in log.read_text(), DEADLINE_S, "a fault comes")
+            assert len(processes_of(out)) >= 4  # the disk of one may be full: the member has ended
+            run.send_signal(number)
+            assert run.wait(DEADLINE_S) in (-number, 128 + number)
+        finally:
+            run.kill()
     wait_until(lambda: not processes_of(out), DEADLINE_S, "all processes are gone")
     assert socket.if_nameindex() == interfaces
     assert str(out) not in Path("/proc/mounts").read_text()

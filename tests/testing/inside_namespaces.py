@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import select
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -53,6 +55,41 @@ def grown(before: Mapping[tuple[int, int], int], cluster: Cluster) -> set[tuple[
 
 def cut(link: Link) -> None:
     link.cut = True
+
+
+def test_what_refuses_leaves_no_network_so_the_next_cluster_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first test here, since the cluster of the others would be in its way."""
+    used, programs = tmp_path / "used", tmp_path / "programs"
+    (used / "m0.etcd").mkdir(parents=True)
+    programs.mkdir()
+    for name in ("ip", "nft"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="earlier cluster"):
+            Cluster(1, used, network="namespaces")
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", str(programs))
+            with pytest.raises(FileNotFoundError, match="nsenter"):
+                Cluster(1, tmp_path / "half", network="namespaces")
+    with Cluster(1, tmp_path / "next", network="namespaces") as made:
+        made.start()
+        assert put(made, 0, DEADLINE_S)
+
+
+def test_a_step_of_the_end_that_fails_keeps_none_of_the_others_from_being_taken() -> None:
+    """Before the cluster of the others, too."""
+    network = Namespaces()
+    for member in range(2):
+        network.place(member)
+    subprocess.run(["nft", "delete", "table", "bridge", "faults"], check=True)
+    subprocess.run(["ip", "link", "delete", "clients"], check=True)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(NamespaceError, match="nft"):
+        network.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors - 2
+    assert [name for _, name in socket.if_nameindex()] == ["lo"]
 
 
 def test_members_have_addresses_of_their_own(cluster: Cluster) -> None:
@@ -165,8 +202,16 @@ def test_connections_die_without_a_word_and_new_ones_take_their_place(cluster: C
 
 
 def test_a_delay_is_refused_and_the_link_stays_as_it_is(cluster: Cluster) -> None:
+    assert cluster.links is not None
+    cluster.cut(0, 1)
     with pytest.raises(NamespaceError, match="netem"):
         cluster.slow(0, 0.1)
+    cluster.links.change((), cut)  # the rules are written anew
+    listed = subprocess.run(
+        ["nft", "list", "table", "bridge", "faults"], capture_output=True, text=True, check=True
+    )
+    assert 'iifname "m0" oifname "m1" counter name "m0_m1" drop' in listed.stdout
+    cluster.heal()
     assert put(cluster, 0, DEADLINE_S)
 
 

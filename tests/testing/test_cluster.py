@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,9 +148,17 @@ def test_without_links_there_is_nothing_to_cut(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_an_earlier_cluster_has_used_is_refused_by_name(tmp_path: Path) -> None:
+    """And no thread of its network is left."""
+
+    def networks() -> int:
+        return [thread.name for thread in threading.enumerate()].count("links")
+
     (tmp_path / "m0.etcd").mkdir()
-    with pytest.raises(ValueError, match=f"directory: {tmp_path} holds the data of an earlier"):
-        Cluster(1, tmp_path)
+    before = networks()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"directory: {tmp_path} holds the data of an earlier"):
+            Cluster(1, tmp_path)
+    assert networks() == before
 
 
 def test_a_number_that_no_member_has_is_named(tmp_path: Path) -> None:

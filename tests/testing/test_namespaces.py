@@ -15,7 +15,9 @@ from kvstore.testing.namespaces import NamespaceError, Namespaces
 from tests.testing.nft import why_not
 
 INSIDE = Path(__file__).with_name("inside_namespaces.py")
-MOST_S = 240.0
+UNSHARE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""No member outlives it."""
+HANG_S = 900.0
 NAMES = [
     node.name
     for node in ast.parse(INSIDE.read_text()).body
@@ -32,10 +34,10 @@ def told() -> str:
     before = socket.if_nameindex()
     pytest_inside = (sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider")
     done = subprocess.run(
-        ["unshare", "--net", *pytest_inside, str(INSIDE)],
+        [*UNSHARE, *pytest_inside, str(INSIDE)],
         capture_output=True,
         text=True,
-        timeout=MOST_S,
+        timeout=HANG_S,
         check=False,
     )
     assert socket.if_nameindex() == before
