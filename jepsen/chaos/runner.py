@@ -259,16 +259,14 @@ class _Run:
             await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.plan.fault_s)
             await asyncio.to_thread(fault.end, done)
         except _NOT_DONE as error:
+            done.targets = record.targets = done.targets or fault.hit
             if isinstance(error, StorageError):  # a kill leaves files that can be opened
                 done.findings.append(Finding("unreadable files", str(error)))
             elif isinstance(error, MemberEnded):  # faults expect an end where they bring it about
                 done.findings.append(Finding(ENDED, str(error)))
             done.detail = f"{done.detail} did not work: {str(error).partition(chr(10))[0]}"
             self.say(f"           {kind.name}: {done.detail}")
-            if not kind.ends_members:
-                self._look_for_ends()
-            elif done.targets:
-                self._look_for_ends(done.targets)
+            self._look_for_ends(done.targets if kind.ends_members else ())
             await asyncio.to_thread(self._mend)
         finally:
             fault.abandon()

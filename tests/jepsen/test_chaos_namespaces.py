@@ -41,9 +41,10 @@ def processes_of(directory: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("_possible")
-def test_a_run_is_valid_and_says_what_its_network_was(tmp_path: Path) -> None:
+def test_a_run_finds_nothing_and_says_what_its_network_was(tmp_path: Path) -> None:
+    """In so short a one it may be too little that was hit or done to call it valid."""
     before = socket.if_nameindex()
-    faults = "--faults=isolate-leader,slow-links"
+    faults = "--faults=isolate-leader,pause,slow-links"
     times = ("--seconds=4", "--fault-seconds=2", "--pause-seconds=1")
     done = subprocess.run(
         [*CHAOS, *LIGHT, *times, faults, f"--out={tmp_path / 'run'}"],
@@ -52,9 +53,9 @@ def test_a_run_is_valid_and_says_what_its_network_was(tmp_path: Path) -> None:
         timeout=4 * DEADLINE_S,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in (0, 3), done.stdout + done.stderr
     assert "left out: slow-links (namespaces cannot delay" in done.stdout
-    assert "isolate-leader m" in done.stdout
+    assert any(came in done.stdout for came in ("isolate-leader m", "pause m")), done.stdout
     report = (tmp_path / "run" / "report.html").read_text()
     assert "--network namespaces" in report
     assert socket.if_nameindex() == before

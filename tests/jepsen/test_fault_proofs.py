@@ -171,31 +171,49 @@ def test_damage_that_a_log_takes_in_is_a_finding(tmp_path: Path) -> None:
 class EndsAnotherMember(Fault):
     """Claims to end nobody, and fails behind the end of a member."""
 
-    name = "ends-another"
+    name = "ends-a-member"
 
     def begin(self) -> Done:
         self.cluster.kill(0)
         raise RuntimeError("it could not be brought about")
 
 
-def test_a_member_that_ends_under_a_fault_that_ends_none_is_a_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class EndsBeforeItActs(EndsAnotherMember):
+    """May end its targets, and has none yet."""
+
+    ends_members = True
+
+
+class EndsItsTarget(EndsBeforeItActs):
+    """Fails as well, but it has said whom it acts on."""
+
+    def begin(self) -> Done:
+        self.hits(0)
+        return super().begin()
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended"),
+    [(EndsAnotherMember, True), (EndsBeforeItActs, True), (EndsItsTarget, False)],
+)
+def test_a_member_that_ends_under_a_fault_that_does_not_end_it_is_a_finding(
+    kind: type[Fault], ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FAULTS, "ends-another", EndsAnotherMember)
+    monkeypatch.setitem(FAULTS, kind.name, kind)
     plan = Plan(
         1,
         workloads=("register",),
-        faults=("ends-another",),
+        faults=(kind.name,),
         size=1,
         seconds=0.5,
         pause_s=0.3,
         directory=tmp_path,
     )
     result = run(plan, lambda line: None)
-    assert result.validity is Validity.INVALID
     (logs,) = (verdict for verdict in result.verdicts if verdict.checker == "logs")
-    assert {finding.kind for finding in logs.findings} == {"a member ended by itself"}
-    assert "m0 ended with -9" in logs.findings[0].text
+    assert {f.kind for f in logs.findings} == ({"a member ended by itself"} if ended else set())
+    assert all("m0 ended with -9" in finding.text for finding in logs.findings)
+    assert (result.validity is Validity.INVALID) == ended
 
 
 @pytest.mark.parametrize("fault", ["compact", "slow-disk"])

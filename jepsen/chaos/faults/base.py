@@ -48,11 +48,13 @@ class Fault(ABC):
     name: ClassVar[str]
     ends_members: ClassVar[bool] = False
     """Whether its targets may end because of it: any other member that ends meanwhile is a
-    finding."""
+    finding. Such a fault calls `hits` before it acts."""
 
     def __init__(self, cluster: Cluster, random: Random) -> None:
         self.cluster = cluster
         self.random = random
+        self.hit: list[str] = []
+        """Names of the members that it acts on, as soon as it does."""
 
     @classmethod  # noqa: B027 - most faults need nothing
     def prepare(cls, cluster: Cluster, stack: ExitStack) -> None:
@@ -75,6 +77,11 @@ class Fault(ABC):
         while either of them runs, if the run is interrupted: members are not mended then."""
 
     # What faults share.
+
+    def hits(self, *numbers: int) -> Done:
+        """Name those that it acts on from now on: they may end of it even if `begin` fails."""
+        self.hit = self.names(numbers)
+        return Done(list(self.hit))
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         return [self.cluster.members[i].name for i in numbers]

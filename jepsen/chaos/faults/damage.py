@@ -83,8 +83,8 @@ class DamagedBackend(Fault):
     def begin(self) -> Done:
         self._victim = victim = self.random.choice(self.up())
         self._excuse = Excuse(self.cluster, victim)
+        done = self.hits(victim)
         self.cluster.kill(victim)
-        done = Done(self.names([victim]))
         folder = self.cluster.members[victim].data_dir / "member"
         before = read_back(folder / "wal")
         what = self.damage(folder)

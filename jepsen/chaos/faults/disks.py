@@ -238,8 +238,10 @@ class SlowSync(Fault):
         self._excuse = Excuse(self.cluster, self._victim)
         delay_s = self.delay_s()
         log_alone = self.random.random() < 0.5
+        done = self.hits(self._victim)
         self._syncs = _Syncs(self.cluster, self._victim, delay_s, log_alone)
-        return Done(self.names([self._victim]), f"{delay_s:.2f} s each" if delay_s else "")
+        done.detail = f"{delay_s:.2f} s each" if delay_s else ""
+        return done
 
     def end(self, done: Done) -> None:
         done.effect = self._syncs.hits
@@ -311,9 +313,11 @@ class FullDisk(Call):
         self._victim = victims[0]
         self._excuse = Excuse(self.cluster, self._victim)
         self._ballast = self.cluster.members[self._victim].data_dir.parent / "ballast"
+        done = self.hits(self._victim)
         filled = _fill(self._ballast)
         self._need_room()
-        return Done(self.names([self._victim]), f"{filled >> 20} MiB of ballast")
+        done.detail = f"{filled >> 20} MiB of ballast"
+        return done
 
     def _need_room(self) -> None:
         """Write large values until the member ends: for small ones it may have room in its file."""

@@ -7,14 +7,17 @@ from kvstore.testing import Cluster
 
 
 class AddMember(Fault):
-    """A learner joins and is promoted; later it is removed again."""
+    """A learner joins and is promoted; later it is removed again, which ends it."""
 
     name = "add-member"
+    ends_members = True
 
     def begin(self) -> Done:
         self._added = self.cluster.add_member(learner=True)
         self.cluster.promote_member(self._added)
-        return Done(self.names([self._added]), effect=1)
+        done = self.hits(self._added)  # from now on: it has no reason to end before
+        done.effect = 1
+        return done
 
     def end(self, done: Done) -> None:
         self.cluster.remove_member(self._added)
@@ -34,8 +37,10 @@ class RemoveMember(Fault):
     def begin(self) -> Done:
         leads = self.random.random() < 0.5
         self._victim = self.leader() if leads else self.random.choice(self.up())
+        done = self.hits(self._victim)
         self.cluster.remove_member(self._victim)
-        return Done(self.names([self._victim]), effect=1)
+        done.effect = 1
+        return done
 
     def end(self, done: Done) -> None:
         self.cluster.replace_member(self._victim)
@@ -54,8 +59,10 @@ class ReplaceMember(Fault):
 
     def begin(self) -> Done:
         self._victim = self.random.choice(self.up())
+        done = self.hits(self._victim)
         self.cluster.kill(self._victim)
-        return Done(self.names([self._victim]), effect=1)
+        done.effect = 1
+        return done
 
     def end(self, done: Done) -> None:
         learner = self.random.random() < 0.5

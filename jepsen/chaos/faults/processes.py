@@ -26,8 +26,10 @@ class Kill(Fault):
 
     def begin(self) -> Done:
         self.chosen = self.victims()
+        done = self.hits(*self.chosen)
         self.cluster.kill(*self.chosen)
-        return Done(self.names(self.chosen), effect=len(self.chosen))
+        done.effect = len(self.chosen)
+        return done
 
     def end(self, done: Done) -> None:
         self.cluster.start(*self.chosen, wait=False)
@@ -69,7 +71,7 @@ class Terminate(Fault):
 
     def begin(self) -> Done:
         self._victim = self.random.choice(self.up())
-        done = Done(self.names([self._victim]))
+        done = self.hits(self._victim)
         with contextlib.suppress(NotInTime):  # one that does not end in time was not hit
             code = self.cluster.stop(self._victim)
             done.effect = 1
