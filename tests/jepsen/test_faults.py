@@ -93,6 +93,7 @@ def begins(broken: Broken, name: str, seed: int = 1) -> tuple[Fault, Done]:
         pytest.skip(f"{name}: {why}")
     fault = kind(broken.cluster, Random(seed))
     done = fault.begin()
+    assert fault.hit == done.targets or not kind.ends_members, "it has said whom it may end"
     broken.load.goes_on()
     return fault, done
 
