@@ -62,11 +62,11 @@ def figure_8(stage: Stage) -> None:
     stage.crash(first)
     if first.disk.holds(last, term):  # its write was done without being reported
         raise Missed
-    stage.reached()
     stage.connect(first, rival)
     stage.run(0.0, 0.05)
     stage.start(first)
     stage.leader(first, rival, term)
+    stage.reached()
 
 
 def overtaken_write(stage: Stage) -> None:
@@ -91,8 +91,8 @@ def overtaken_write(stage: Stage) -> None:
     stage.crash(old)
     if not old.disk.holds(index, term):
         raise Missed
-    stage.reached()
     stage.start(old)
+    stage.reached()
 
 
 def late_append(stage: Stage) -> None:
@@ -119,13 +119,13 @@ def late_append(stage: Stage) -> None:
     stage.isolate(successor)
     if stage.random.random() < 0.5:
         stage.crash(successor)
-    stage.reached()
     for message in stage.kept:
         if message.to == other.id:
             stage.deliver(message)
     stage.run(0.01, 0.1)
     stage.connect(old, other)
     stage.leader(old, other, raft(other).term)
+    stage.reached()
 
 
 def _keep_secret(index: int, m: Message) -> Fate:
@@ -160,9 +160,9 @@ def late_acknowledgement(stage: Stage) -> None:
     if again is not leader or raft(leader).term_start != index:
         raise Missed
     stage.until(lambda: leader.disk.holds(index, raft(leader).term), 0.8)
-    stage.reached()
     stage.deliver(stage.kept[0])
     stage.run(0.05, 0.3)
+    stage.reached()
 
 
 def late_answers(stage: Stage) -> None:
@@ -190,12 +190,12 @@ def late_answers(stage: Stage) -> None:
     stage.acknowledged(stage.put(successor))
     if not (old.member.is_leader and raft(old).term == term and stage.kept):
         raise Missed
-    stage.reached()
     stage.read(old)
     stage.run(0.01, 0.05)
     for message in stage.kept[:2]:
         stage.deliver(message)
     stage.run(0.05, 0.2)
+    stage.reached()
 
 
 def late_vote(stage: Stage) -> None:
@@ -222,9 +222,9 @@ def late_vote(stage: Stage) -> None:
     stage.until(lambda: rivals() or raft(candidate).term > raft(leader).term)
     if not rivals():
         raise Missed
-    stage.reached()
     stage.deliver(vote)
     stage.run(0.02, 0.1)
+    stage.reached()
 
 
 def forgotten_vote(stage: Stage) -> None:
@@ -247,10 +247,10 @@ def forgotten_vote(stage: Stage) -> None:
     asked = [m for m in stage.kept if m.term == raft(leader).term and m.to == voter.id]
     if not asked or raft(voter).term != raft(leader).term:
         raise Missed
-    stage.reached()
     stage.connect(old, voter)
     stage.deliver(asked[0])
     stage.run(0.05, 0.1)
+    stage.reached()
 
 
 def later_term(stage: Stage) -> None:
@@ -275,10 +275,10 @@ def early_read(stage: Stage) -> None:
     leader, _ = stage.leader(a, b, term)
     if raft(leader).commit_index >= index:
         raise Missed
-    stage.reached()
     stage.run(0.001, 0.05)
     stage.read(leader)
     stage.run(0.1, 0.4)
+    stage.reached()
 
 
 def shorter_end(stage: Stage) -> None:
@@ -291,10 +291,10 @@ def shorter_end(stage: Stage) -> None:
     stage.until(lambda: old.disk.holds(index, raft(successor).term))
     if not index <= raft(old).last_index < last:
         raise Missed
-    stage.reached()
     stage.crash(old)
     stage.run(0.0, 0.05)
     stage.start(old)
+    stage.reached()
 
 
 def compactions_at_once(stage: Stage) -> None:
@@ -308,9 +308,9 @@ def compactions_at_once(stage: Stage) -> None:
         request = rpc_pb2.CompactionRequest(revision=revision)
         stage.acknowledged(stage.propose(leader, Kind.COMPACT, request.SerializeToString()))
         stage.until(lambda: leader.store.finished_compact_revision == leader.store.compact_revision)
-    stage.reached()
     stage.connect(away, leader)
     stage.until(lambda: away.member.applied_index == leader.member.applied_index)
+    stage.reached()
 
 
 def _grant(stage: Stage, leader: Node) -> tuple[int, float]:
@@ -347,7 +347,6 @@ def expiry_behind_a_pause(stage: Stage) -> None:
     news = [m for m in stage.kept if m.kind in FROM_LEADER and m.from_ == successor.id]
     if not news or not old.lessor.is_primary:
         raise Missed
-    stage.reached()
     stage.rule = lambda m: Fate.PASSES
 
     def turn() -> None:
@@ -356,9 +355,10 @@ def expiry_behind_a_pause(stage: Stage) -> None:
         old.lease_keeper.tick()
         old.server.receive(news[-1])
 
-    old.process.paused_until = 0.0
+    old.resume()
     old.enter(turn)
     stage.run(0.3, 0.6)
+    stage.reached()
 
 
 def expiry_in_a_vain_transfer(stage: Stage) -> None:
@@ -369,6 +369,7 @@ def expiry_in_a_vain_transfer(stage: Stage) -> None:
     stage.until(lambda: stage.loop.now > began + stage.random.uniform(1.6, 1.9))
     leader.member.transfer_leadership(target.id)
     stage.until(lambda: stage.loop.now > began + 2.4)
-    if raft(leader).transferee:
-        stage.reached()
+    if not raft(leader).transferee:
+        raise Missed
     stage.run(1.0, 1.5)
+    stage.reached()

@@ -95,7 +95,8 @@ class Stage:
         self.rule, self.kept = _all_pass, []
         self.network.heal()
         for node in self.nodes:
-            node.disk.stuck_until = node.process.paused_until = 0.0
+            node.disk.stuck_until = 0.0
+            node.resume()
             self.start(node)
 
     def _calm(self) -> bool:
@@ -112,7 +113,7 @@ class Stage:
         return self.loop.run_until(self.loop.now + PATIENCE_S, settled)
 
     def reached(self) -> None:
-        """Count that all of the pattern has happened; what is to be seen follows now."""
+        """Count that the pattern has happened to its end, and nothing broke by it."""
         self.checks.count(HAZARD)
 
     # Time.

@@ -66,7 +66,9 @@ class SimHandle:
         """Call it. What it raises is for the loop."""
         try:
             self.context.run(self.callback, *self.args)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             self.loop.call_exception_handler({"exception": error})
 
     def fire(self) -> None:
@@ -273,7 +275,9 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         """Nothing may fail unheard. What is left over when a process has died is no failure."""
         if not self.dead:
             error = context.get("exception")
-            self._loop.fail(error or AssertionError(context.get("message")))
+            if not isinstance(error, Exception):  # such as CancelledError: a violation, too
+                error = AssertionError(repr(error) if error else context.get("message"))
+            self._loop.fail(error)
 
     # Running.
 
@@ -308,7 +312,9 @@ class SimEventLoop(asyncio.AbstractEventLoop):
                     if not handle.off:
                         try:  # as `SimHandle.run`, without the call: it is the busiest place
                             handle.context.run(handle.callback, *handle.args)
-                        except Exception as error:
+                        except (SystemExit, KeyboardInterrupt):
+                            raise
+                        except BaseException as error:
                             self.call_exception_handler({"exception": error})
                     if process.life != life:
                         return

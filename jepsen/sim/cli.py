@@ -146,6 +146,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _quiet() -> None:
     logging.disable(logging.CRITICAL)
+    gc.freeze()  # modules stay: there is nothing to look for in them
     gc.set_threshold(100_000, 20, 100)
 
 

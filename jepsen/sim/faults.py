@@ -58,7 +58,7 @@ class Faults:
             node.disk.write_s = node.commit_s = 0.002
             node.disk.failing = ""
             node.disk.stuck_until = 0.0
-            node.process.paused_until = 0.0
+            node.resume()
             _start(node)
 
     def _later(self) -> None:
@@ -213,7 +213,7 @@ class Faults:
 
             def resume() -> None:
                 if node.process.life == life:
-                    node.process.paused_until = 0.0
+                    node.resume()
 
             self._loop.after(seconds, f"{node.name} resumes", resume)
 

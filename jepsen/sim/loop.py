@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from random import Random
 
 RECENT_EVENTS = 60
@@ -84,7 +84,7 @@ class Loop:
                 if process.life != life:
                     continue
                 if process.paused_until > self.now:
-                    self.after(process.paused_until - self.now, label, run, process)
+                    self._wait(process, life, label, run)
                     continue
                 self._undigested.append(label)
                 if self.on_event is not None:
@@ -93,13 +93,13 @@ class Loop:
                 self.now = end
                 return done is not None and done()
             else:
-                time, number, owner, life, label, run = heappop(queue)
+                time, _, owner, life, label, run = heappop(queue)
                 self.now = time
                 if owner is not None:
                     if owner.life != life:
                         continue
                     if owner.paused_until > time:
-                        heappush(queue, (owner.paused_until, number, owner, life, label, run))
+                        self._wait(owner, life, label, run)
                         continue
                 self.trace(label)
             self.events += 1
@@ -109,6 +109,22 @@ class Loop:
             if self.failure is not None:
                 raise self.failure
         return True
+
+    def _wait(self, process: Process, life: int, label: str, run: Callable[[], None]) -> None:
+        """Let an event wait for the end of a pause, behind what was due before it."""
+        self._planned += 1
+        heappush(self._queue, (process.paused_until, self._planned, process, life, label, run))
+
+    def resume(self, process: Process) -> None:
+        """End a pause now. What waits for its end follows at once, in the order in which it was
+        due."""
+        woken, process.paused_until = process.paused_until, 0.0
+        if woken > self.now:
+            queue = self._queue
+            for place, event in enumerate(queue):
+                if event[2] is process and event[0] == woken:
+                    queue[place] = (self.now, *event[1:])
+            heapify(queue)
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error after the event that is being handled."""

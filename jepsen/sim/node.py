@@ -315,15 +315,19 @@ class Node:
         """Stop the process as SIGSTOP does."""
         self.process.paused_until = self.loop.now + seconds
 
+    def resume(self) -> None:
+        """Continue it, as SIGCONT does."""
+        self.loop.resume(self.process)
+
     # What the network brings (Endpoint).
 
     def receive(self, message: Message) -> None:
         if not self.up:
             return
         if self.process.paused_until > self.loop.now:
-            wait = self.process.paused_until - self.loop.now
+            # The loop keeps it until the process runs again.
             late = f"{self.name} received late"
-            self.loop.after(wait, late, lambda: self.receive(message), self.process)
+            self.loop.after(0, late, lambda: self.receive(message), self.process)
             return
         self.enter(lambda: self.server.receive(message))
 
