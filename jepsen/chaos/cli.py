@@ -161,6 +161,8 @@ def main(arguments: Sequence[str]) -> int:
         """As Ctrl-C does: the history is written, members, mounts and proxies are cleared away."""
         nonlocal ended_by
         ended_by = signal.Signals(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a script
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, end)
