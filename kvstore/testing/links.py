@@ -39,8 +39,10 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 OUTSIDE: Final = -1
 """The other end is no member: a client, or somebody else."""
-OWNER_TRIES = 5
-OWNER_PAUSE_S = 0.01
+OWNER_TRIES = 50
+OWNER_PAUSE_S = 0.02
+"""A connection whose owner is never found is one from outside, which no partition cuts; so it is
+looked for while it matters: a member dials again only when a connection breaks."""
 CLIENTS: Final = -2
 """The other end dialed the proxy that stands in front of a member's client port."""
 
