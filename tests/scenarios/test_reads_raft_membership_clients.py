@@ -138,7 +138,8 @@ def test_scenario_1444_a_transaction_whose_answer_is_lost_is_not_repeated(
     links = Links()
     member = three.members[0]
     try:
-        port = links.listen(("127.0.0.1", 0), ("127.0.0.1", member.place.client_port), 0)
+        target = ("127.0.0.1", member.place.client_port)
+        port = links.listen(("127.0.0.1", 0), target, 0, dialer=OUTSIDE)
         asyncio.run(_lose_an_answer(links, f"127.0.0.1:{port}", three))
     finally:
         links.close()
