@@ -5,6 +5,7 @@ etcd has it from 3.7 on, so ``E2E_PROGRAM=etcd`` (3.5) can only show how it refu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ DEADLINE_SECONDS = 60.0
 VALUE = b"v" * 50_000
 KEYS = 400
 """20 MB, many times what may wait unread between the member and a client."""
+WINDOW = 256
+"""Entries that the leader sends to a member that does not answer (`raft.Config`)."""
 
 
 def stream(client: Client, **fields: Any) -> Any:
@@ -173,15 +176,24 @@ def test_a_snapshot_ends_a_reader_of_what_it_replaced(tmp_path: Path) -> None:
         interval = fill(cluster.client(other), b"replaced/")
         parts = stream(cluster.client(away), **interval)
         next(parts)
+        needed = cluster.client(other).status().raftIndex + WINDOW
         cluster.pause(away)
-        for n in range(400):
+        for n in range(WINDOW + 200):
             cluster.client(other).put(b"filler", b"%d" % n)
+        leader = cluster.leader()
+        wait_until(lambda: _kept_from(cluster, leader) > needed, DEADLINE_SECONDS, "a compaction")
         cluster.resume(away)
         wait_until(_says(cluster, away, "installed a snapshot"), DEADLINE_SECONDS, "a snapshot")
         code, text, count = ended(parts)
         assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
         assert count < KEYS
         assert len(cluster.client(away).get(**interval).kvs) == KEYS
+
+
+def _kept_from(cluster: Cluster, i: int) -> int:
+    """The first entry that the member's last compaction of its log left; 0: all are there."""
+    text = cluster.members[i].log_path.read_text(errors="replace")
+    return max(map(int, re.findall(r'"kept_from":(\d+)', text)), default=0)
 
 
 def _says(cluster: Cluster, i: int, text: str) -> Callable[[], bool]:
