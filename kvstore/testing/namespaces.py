@@ -128,7 +128,11 @@ class Namespaces:
             f"address add {_BRIDGE_HOST}/24 dev {_BRIDGE}",
             f"link set {_BRIDGE} up",
         )
-        self._filter()
+        try:
+            self._filter()
+        except NamespaceError:
+            _ip(f"link delete {_BRIDGE}")
+            raise
 
     def place(self, member: int) -> Place:
         """Make a member's namespace and link; return where it is and how to start it there."""
@@ -169,7 +173,7 @@ class Namespaces:
     def change(self, pairs: Iterable[tuple[int, int]], change: Callable[[Link], None]) -> None:
         """Change directed links, all at one moment.
 
-        Raises NamespaceError for a delay; then no link has changed.
+        Raises NamespaceError, as for a delay; then no link has changed.
         """
         with self._lock:
             changed = {pair: replace(link) for pair, link in self._links.items()}
@@ -177,8 +181,12 @@ class Namespaces:
                 change(changed.setdefault(pair, Link()))
             if any(link.delay_s or link.jitter_s for link in changed.values()):
                 raise NamespaceError(self.lacks(Ability.DELAY))
-            self._links = changed
-            self._filter()
+            before, self._links = self._links, changed
+            try:
+                self._filter()
+            except NamespaceError:
+                self._links = before
+                raise
 
     def heal(self) -> None:
         """Let every link lose nothing any more. Connections that are lost stay lost."""

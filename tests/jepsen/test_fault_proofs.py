@@ -216,6 +216,21 @@ def test_a_member_that_ends_under_a_fault_that_does_not_end_it_is_a_finding(
     assert (result.validity is Validity.INVALID) == ended
 
 
+def _interrupted(process: subprocess.Popen[str], text: str) -> str:
+    """Press Ctrl-C when a line with this text comes; return the last line that was said."""
+    assert process.stdout is not None
+    try:
+        while text not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    return said.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("fault", ["compact", "slow-disk"])
 def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(
     fault: str, tmp_path: Path
@@ -229,17 +244,8 @@ def test_an_interrupted_run_ends_in_a_line_and_leaves_its_history(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        try:
-            while f"{fault} m0" not in process.stdout.readline():
-                assert process.poll() is None
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=DEADLINE_S)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + signal.SIGINT
-    assert "Traceback" not in said
-    assert "interrupted" in said.strip().splitlines()[-1]
+        said = _interrupted(process, f"{fault} m0")
+    assert "interrupted" in said
     records = history.read(tmp_path / "run" / HISTORY)
     recorded = {(record.workload, record.f) for record in records if isinstance(record, Op)}
     assert {workload for workload, _ in recorded} == {"register", "watch", "kube"}
@@ -254,15 +260,8 @@ def test_a_run_interrupted_at_its_start_names_no_history_that_is_not_there(tmp_p
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        try:
-            assert "seed" in process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=DEADLINE_S)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + signal.SIGINT
-    assert said.strip().splitlines()[-1].startswith("interrupted")
+        said = _interrupted(process, "seed")
+    assert said.startswith("interrupted")
     assert (str(written) in said) == written.exists()
 
 

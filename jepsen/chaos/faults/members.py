@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from jepsen.chaos.faults.base import Done, Fault, fewer_than_three
-from kvstore.testing import Cluster
+from kvstore.testing import Cluster, NotInTime
 
 
 class AddMember(Fault):
@@ -14,7 +16,12 @@ class AddMember(Fault):
 
     def begin(self) -> Done:
         self._added = self.cluster.add_member(learner=True)
-        self.cluster.promote_member(self._added)
+        try:
+            self.cluster.promote_member(self._added)
+        except Exception:
+            with contextlib.suppress(NotInTime):
+                self.cluster.remove_member(self._added)
+            raise
         done = self.hits(self._added)  # from now on: it has no reason to end before
         done.effect = 1
         return done
