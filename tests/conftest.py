@@ -71,5 +71,8 @@ class _Outcomes:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Started in the background by a shell they ignore Ctrl-C, and so would all that they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--conformance"):
         config.pluginmanager.register(_Outcomes())
