@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from jepsen.sim.loop import Loop, Process
@@ -74,24 +74,16 @@ class SimHandle:
     def fire(self) -> None:
         """Call it because its time has come."""
         if not self.off:
-            loop = self.loop
-            loop.touch()
-            events._set_running_loop(loop)
-            try:
-                self.run()
-            finally:
-                events._set_running_loop(None)
+            self.loop.enter(self.run)
 
 
 class SimFuture(asyncio.Future[Any]):
     """A future whose place in a set depends on its number alone."""
 
-    def __init__(self, *, loop: SimEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._number = loop.next_number()
+    number: int
 
     def __hash__(self) -> int:
-        return self._number
+        return self.number
 
 
 class SimTask(asyncio.Task[Any]):
@@ -234,7 +226,9 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        return SimFuture(loop=self)
+        future = SimFuture(loop=self)
+        future.number = self.next_number()
+        return future
 
     def create_task(  # type: ignore[override]
         self,
@@ -260,9 +254,9 @@ class SimEventLoop(asyncio.AbstractEventLoop):
             try:
                 result = func(*args)
             except Exception as error:
-                self.call_soon(_fail, future, error)
+                self.deliver(partial(_fail, future, error))
             else:
-                self.call_soon(_succeed, future, result)
+                self.deliver(partial(_succeed, future, result))
 
         if isinstance(executor, SimThread):
             executor.queue(work)
@@ -282,48 +276,53 @@ class SimEventLoop(asyncio.AbstractEventLoop):
     # Running.
 
     def enter(self, work: Callable[[], T]) -> T:
-        """Call something as if from a callback of this loop."""
-        self._loop.touched.append(self._process)
-        before = events._get_running_loop()
-        events._set_running_loop(self)
-        try:
-            return work()
-        finally:
-            events._set_running_loop(before)
+        """Call something as if from a callback of this loop, then run what that makes ready, and
+        what that makes ready, until nothing is: at one moment.
 
-    def touch(self) -> None:
-        """Something runs in the process."""
-        self._loop.touched.append(self._process)
-
-    def _drain(self) -> None:
-        """Run what is ready, and what that makes ready, until nothing is: at one moment.
-
-        Other members cannot come in between: what they send takes time.
+        Other members cannot come in between: what they send takes time. What a member is called for
+        by another's callback, or while it is paused, it runs when its turn has come.
         """
-        loop, ready, process, life = self._loop, self._ready, self._process, self._life
-        touched = loop.touched
+        loop, outer = self._loop, self._loop.entered
+        loop.touched.append(self._process)
+        loop.enter(self)
+        if outer is not None or self._process.paused_until > loop.now:
+            try:
+                return work()
+            finally:
+                loop.enter(outer)
         self._draining = True
-        events._set_running_loop(self)
         try:
-            while ready:
-                touched.append(process)
-                for _ in range(len(ready)):
-                    handle = ready.popleft()
-                    if not handle.off:
-                        try:  # as `SimHandle.run`, without the call: it is the busiest place
-                            handle.context.run(handle.callback, *handle.args)
-                        except (SystemExit, KeyboardInterrupt):
-                            raise
-                        except BaseException as error:
-                            self.call_exception_handler({"exception": error})
-                    if process.life != life:
-                        return
-                loop.look()
-                if loop.failure is not None:
-                    return
+            result = work()
+            self._run_ready()
+            return result
         finally:
             self._draining = False
-            events._set_running_loop(None)
+            loop.enter(None)
+
+    def deliver(self, work: Callable[[], object]) -> None:
+        """Call something that comes from outside: now, or when the process runs again."""
+        loop = self._loop
+        if self._process.paused_until > loop.now or loop.entered is not None:
+            self.call_soon(work)
+        elif self._process.life == self._life:
+            self.enter(work)
+
+    def _run_ready(self) -> None:
+        loop, ready, process, life = self._loop, self._ready, self._process, self._life
+        while ready:
+            handle = ready.popleft()
+            if not handle.off:
+                try:  # as `SimHandle.run`, without the call: it is the busiest place
+                    handle.context.run(handle.callback, *handle.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler({"exception": error})
+                if process.life != life or loop.failure is not None:
+                    return
+
+    def _drain(self) -> None:
+        self.enter(_nothing)
 
     def bury(self) -> None:
         """Close the coroutines of a dead process, so that the garbage collector has no say."""

@@ -148,10 +148,6 @@ class DiskWriter:
             self._on_error(DiskFailed(self._disk.failing))
             return
         self._disk.append([batch for _, batch in group])
-        token = group[-1][0]
-        # The report goes through the event loop, behind what is there already.
-        self._loop.after(
-            0, f"{self._name} durable {token}", lambda: self._on_done(token), self._process
-        )
         if self._queue:
             self._start()
+        self._on_done(group[-1][0])

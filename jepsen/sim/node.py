@@ -6,10 +6,11 @@ commit, and its `files` (received snapshots).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from jepsen.sim.aio import SimThread, new_event_loop
 from jepsen.sim.disk import Disk, DiskFailed, DiskWriter
@@ -252,7 +253,6 @@ class Node:
         self.aio = new_event_loop(self.loop, self.process, self.name)
         self.thread = SimThread(self.loop, self.process, self.name, lambda: self.commit_s)
         self.enter(lambda: self._begin(state))
-        self.observer.started(self)
 
     def _begin(self, state: datadir.State) -> None:
         self.server = SimServer(self, self.config, state)
@@ -261,13 +261,14 @@ class Node:
         )
         self.up = True
         self.published = False
+        self.observer.started(self)
         self.aio.create_task(self._serve())
         self.aio.create_task(self._end_when_stopping())
         transport = cast(SimTransport, self.server.transport)
         self.aio.create_task(transport.dial_forever())
 
     def _durable(self, token: int) -> None:
-        self.aio.call_soon(self.server._persisted, token)
+        self.enter(lambda: self.server._persisted(token))
 
     async def _serve(self) -> None:
         await self.server.join()
@@ -322,14 +323,8 @@ class Node:
     # What the network brings (Endpoint).
 
     def receive(self, message: Message) -> None:
-        if not self.up:
-            return
-        if self.process.paused_until > self.loop.now:
-            # The loop keeps it until the process runs again.
-            late = f"{self.name} received late"
-            self.loop.after(0, late, lambda: self.receive(message), self.process)
-            return
-        self.enter(lambda: self.server.receive(message))
+        if self.up:
+            self.aio.deliver(partial(self.server.receive, message))
 
     def receive_snapshot(
         self, message: Message, content: MemoryBackend, report: Callable[[bool], None]
@@ -343,7 +338,7 @@ class Node:
             await self.server.receive_snapshot(message, _chunks(content))
             report(True)
 
-        self.aio.create_task(take())
+        self._spawn(take)
 
     def receive_call(
         self, method: int, payload: bytes, answer: Callable[[bytes | EtcdError | None], None]
@@ -360,7 +355,11 @@ class Node:
                 result = EtcdError(error.code, error.message)
             answer(result)
 
-        self.aio.create_task(handle())
+        self._spawn(handle)
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        aio = self.aio
+        aio.deliver(lambda: aio.create_task(work()))
 
     def unreachable(self, peer: int) -> None:
         if self.up:

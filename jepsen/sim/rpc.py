@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -76,6 +77,10 @@ class Exchange:
         self._path = path
         self._arrival = self._answer = loop.now
         self._task: asyncio.Task[Any] | None = None
+        self._request: list[Callable[[], None]] = []
+        self._request_at = -1.0
+        self._response: list[dict[str, Any]] = []
+        self._response_at = -1.0
         self._requests: deque[dict[str, Any]] = deque()
         self._receiver: asyncio.Future[None] | None = None
         self._sender: asyncio.Future[None] | None = None
@@ -99,18 +104,29 @@ class Exchange:
             self._later(self._reset)
 
     def _later(self, work: Callable[[], None]) -> None:
-        """Do something at the member, behind what was sent before."""
-        delay = self._loop.random.expovariate(1 / DELAY_S)
-        self._arrival = max(self._arrival, self._loop.now + delay)
+        """Do something at the member, behind what was sent before. What is sent at one moment goes
+        in one packet."""
+        loop = self._loop
+        if self._request_at == loop.now:
+            self._request.append(work)
+            return
+        packet = self._request = [work]
+        self._request_at = loop.now
+        delay = loop.random.expovariate(1 / DELAY_S)
+        self._arrival = max(self._arrival, loop.now + delay)
+        loop.after(self._arrival - loop.now, self._label, lambda: self._unpack(packet))
 
-        def arrive() -> None:
-            if self._aio.dead or not self._node.up:
-                self._lost()
-            else:
-                self._node.calls[self] = None
-                self._aio.call_soon(work)
+    def _unpack(self, packet: list[Callable[[], None]]) -> None:
+        if self._aio.dead or not self._node.up:
+            self._lost()
+            return
+        self._node.calls[self] = None
 
-        self._loop.after(self._arrival - self._loop.now, self._label, arrive)
+        def work() -> None:
+            for part in packet:
+                part()
+
+        self._aio.deliver(work)
 
     def _lost(self) -> None:
         """The member has died, or its port is closed."""
@@ -166,19 +182,26 @@ class Exchange:
             self._sender = self._aio.create_future()
             await self._sender
         self._in_flight += 1
-        self._client(lambda: self._arrived(event))
+        if self._response_at == self._loop.now:
+            self._response.append(event)
+            return
+        packet = self._response = [event]
+        self._response_at = self._loop.now
+        self._client(lambda: self._arrived(packet))
 
     def _client(self, work: Callable[[], None]) -> None:
         """Do something at the client, behind what was sent before."""
-        delay = self._loop.random.expovariate(1 / DELAY_S)
-        self._answer = max(self._answer, self._loop.now + delay)
-        self._loop.after(self._answer - self._loop.now, self._back, work)
+        loop = self._loop
+        delay = loop.random.expovariate(1 / DELAY_S)
+        self._answer = max(self._answer, loop.now + delay)
+        loop.after(self._answer - loop.now, self._back, work)
 
-    def _arrived(self, event: dict[str, Any]) -> None:
+    def _arrived(self, packet: list[dict[str, Any]]) -> None:
         if self.reads:
-            self._read(event)
+            for event in packet:
+                self._read(event)
         else:
-            self._unread.append(event)
+            self._unread.extend(packet)
 
     reads = True
     """Whether the client takes what comes at once."""
@@ -199,8 +222,8 @@ class Exchange:
 
     def _read(self, event: dict[str, Any]) -> None:
         self._in_flight -= 1
-        if self._sender is not None and not self._sender.done() and not self._aio.dead:
-            self._aio.call_soon(_wake, self._sender)
+        if self._sender is not None and not self._sender.done():
+            self._aio.deliver(partial(_wake, self._sender))
         if self.ended:
             return
         kind = event["type"]
