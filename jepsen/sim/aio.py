@@ -279,8 +279,8 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         """Call something as if from a callback of this loop, then run what that makes ready, and
         what that makes ready, until nothing is: at one moment.
 
-        Other members cannot come in between: what they send takes time. What a member is called for
-        by another's callback, or while it is paused, it runs when its turn has come.
+        Other members cannot come in between: what they send takes time. Within a callback, or while
+        the process is paused, only the call itself is made; the rest waits for its turn.
         """
         loop, outer = self._loop, self._loop.entered
         loop.touched.append(self._process)

@@ -76,8 +76,8 @@ class Loop:
     def at_once(self, label: str, run: Callable[[], None], process: Process) -> None:
         """Plan an event for now, behind those planned so, and before any from the queue.
 
-        A third of all events are of this kind, so they go past the queue, and into the trace
-        without their time, which is that of the line before.
+        They go past the queue, and into the trace without their time, which is that of the line
+        before.
         """
         self._at_once.append((process, process.life, label, run))
 

@@ -372,7 +372,7 @@ class Node:
     def told_removed(self, by: int) -> None:
         """Another member refused this one as removed."""
         if self.up:
-            self.enter(lambda: self.server.told_removed(by))
+            self.aio.deliver(partial(self.server.told_removed, by))
 
 
 def _nothing() -> None:

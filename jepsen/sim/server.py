@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -211,11 +212,10 @@ class SimTransport:
 
     def send_snapshot(self, message: Message, path: Path) -> None:
         content = self._node.files.pop(str(path))
-        life = self._node.process.life
+        aio = self._node.aio
 
         def report(ok: bool) -> None:
-            if self._node.process.life == life:
-                self._node.enter(lambda: self._server.snapshot_sent(message.to, ok))
+            aio.deliver(partial(self._server.snapshot_sent, message.to, ok))
 
         self._node.network.send_snapshot(message, content, report)
 

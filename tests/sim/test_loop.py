@@ -61,3 +61,58 @@ def test_a_cancelled_handle_is_not_called() -> None:
     loop.run_until(1.0)
     assert ran == [3]
     assert all(handle.cancelled() for handle in handles)
+
+
+def test_what_a_delivery_makes_ready_runs_at_the_same_moment_and_in_order() -> None:
+    loop = Loop(0)
+    ours, others = (new_event_loop(loop, Process(), name) for name in ("n1", "n2"))
+    ran = list[str]()
+
+    def outside() -> None:
+        ours.deliver(first)
+        ran.append("behind the delivery")
+
+    def first() -> None:
+        assert asyncio.get_running_loop() is ours
+        ours.call_soon(ran.append, "made ready by the first")
+        others.deliver(lambda: ran.append("the other's turn"))
+        ours.deliver(lambda: ran.append("delivered by the first"))
+        ran.append("first")
+
+    loop.after(0.5, "outside", outside)
+    loop.run_until(1.0)
+    assert ran == [
+        "first",
+        "made ready by the first",
+        "delivered by the first",
+        "behind the delivery",
+        "the other's turn",
+    ]
+
+
+def test_a_delivery_waits_for_a_paused_process_and_goes_with_its_life() -> None:
+    loop, process, ran = Loop(0), Process(), list[float]()
+    aio = new_event_loop(loop, process, "n1")
+    process.paused_until = 4.0
+    for _ in range(2):
+        aio.deliver(lambda: ran.append(loop.now))
+    loop.run_until(3.0)
+    assert ran == []
+    loop.run_until(4.0)
+    assert ran == [4.0, 4.0]
+    process.life += 1
+    aio.deliver(lambda: ran.append(loop.now))
+    loop.run_until(5.0)
+    assert ran == [4.0, 4.0]
+
+
+def test_asyncio_has_no_running_loop_when_a_run_has_ended() -> None:
+    loop = Loop(0)
+    aio = new_event_loop(loop, Process(), "n1")
+    running = list[asyncio.AbstractEventLoop]()
+    loop.after(0.5, "event", lambda: aio.enter(lambda: running.append(asyncio.get_running_loop())))
+    loop.run_until(1.0)
+    aio.enter(lambda: running.append(asyncio.get_running_loop()))  # and between two runs
+    assert running == [aio, aio]
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
