@@ -81,6 +81,7 @@ class SimFuture(asyncio.Future[Any]):
     """A future whose place in a set depends on its number alone."""
 
     number: int
+    """Set by `SimEventLoop.create_future`: an initializer would cost a call for each."""
 
     def __hash__(self) -> int:
         return self.number
@@ -144,9 +145,10 @@ class SimThread(Executor):
 
         def end() -> None:
             if self._jobs and self._jobs[0] is job:
-                self._run_first()
+                self._jobs.popleft()
                 if self._jobs:
                     self._start()
+                job()  # last: what it wakes may queue another
 
         self._loop.after(delay, f"{self._name} thread", end, self._process)
 
@@ -237,6 +239,7 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         name: str | None = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
+        assert self._loop.entered is self, "asyncio may take another loop for the running one"
         if self.dead:
             coro.close()
         task = SimTask(coro, loop=self, name=name or "", context=context)
@@ -284,12 +287,12 @@ class SimEventLoop(asyncio.AbstractEventLoop):
         """
         loop, outer = self._loop, self._loop.entered
         loop.touched.append(self._process)
-        loop.enter(self)
+        loop.switch_to(self)
         if outer is not None or self._process.paused_until > loop.now:
             try:
                 return work()
             finally:
-                loop.enter(outer)
+                loop.switch_to(outer)
         self._draining = True
         try:
             result = work()
@@ -297,19 +300,32 @@ class SimEventLoop(asyncio.AbstractEventLoop):
             return result
         finally:
             self._draining = False
-            loop.enter(None)
+            loop.switch_to(None)
+            if self._ready and not self.dead:  # an exception has come in between
+                loop.at_once(self._label, self._drain, self._process)
 
     def deliver(self, work: Callable[[], object]) -> None:
-        """Call something that comes from outside: now, or when the process runs again."""
-        loop = self._loop
-        if self._process.paused_until > loop.now or loop.entered is not None:
+        """Call something that comes from outside: now, behind what is ready, or when the process
+        runs again; never, once it is dead. What it raises ends the run."""
+        loop, process = self._loop, self._process
+        if process.life != self._life:
+            return
+        if process.paused_until > loop.now:
+            # Each by itself, so that the checks look behind each.
+            loop.at_once(self._label, partial(self.deliver, work), process)
+        elif self._ready or loop.entered is not None:
             self.call_soon(work)
-        elif self._process.life == self._life:
-            self.enter(work)
+        else:
+            try:
+                self.enter(work)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"exception": error})
 
     def _run_ready(self) -> None:
         loop, ready, process, life = self._loop, self._ready, self._process, self._life
-        while ready:
+        while ready and process.life == life and loop.failure is None:
             handle = ready.popleft()
             if not handle.off:
                 try:  # as `SimHandle.run`, without the call: it is the busiest place
@@ -318,14 +334,17 @@ class SimEventLoop(asyncio.AbstractEventLoop):
                     raise
                 except BaseException as error:
                     self.call_exception_handler({"exception": error})
-                if process.life != life or loop.failure is not None:
-                    return
 
     def _drain(self) -> None:
         self.enter(_nothing)
 
     def bury(self) -> None:
-        """Close the coroutines of a dead process, so that the garbage collector has no say."""
+        """Close the coroutines of a dead process, so that the garbage collector has no say.
+
+        The process may be one that lives to the end of the run: it is dead from now on, so that
+        what the closing wakes does not run.
+        """
+        self._life = -1
         self._ready.clear()
         for task in self._tasks:
             if not task.done():

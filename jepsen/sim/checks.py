@@ -280,7 +280,7 @@ class Checks(Observer):
         self._seen_revision[node.id] = store.revision
         self._compare_configuration(node)
         self.compacted = max(self.compacted, store.compact_revision)
-        state = (store.revision, store.compact_revision, len(node.lessor.ids()))
+        state = (store.revision, store.compact_revision, len(node.lessor))
         known = self._states.setdefault(index, state)
         if known != state:
             raise Violation(

@@ -165,6 +165,8 @@ def _show(chosen: Iterable[Plan], *, trace: bool) -> int:
             print(violation)
             return 1
         print(outcome.trace_hash)
+        del simulation
+        gc.collect()
     return 0
 
 

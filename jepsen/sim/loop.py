@@ -60,6 +60,7 @@ class Loop:
         self._told: AbstractEventLoop | None = None
         """What asyncio takes for its running loop."""
         self._runs = False
+        """Whether the queue runs."""
 
     def after(
         self,
@@ -88,7 +89,7 @@ class Loop:
             return self._run_until(end, done)
         finally:
             self._runs = False
-            self.enter(None)
+            self.switch_to(None)
 
     def _run_until(self, end: float, done: Callable[[], bool] | None) -> bool:
         queue, at_once, touched = self._queue, self._at_once, self.touched
@@ -140,11 +141,13 @@ class Loop:
                     queue[place] = (self.now, *event[1:])
             heapify(queue)
 
-    def enter(self, entered: AbstractEventLoop | None) -> None:
+    def switch_to(self, entered: AbstractEventLoop | None) -> None:
         """Say in which event loop the rest of an event runs; None: in none.
 
         While the queue runs, asyncio is told of loops alone, and of a change: each call asks the
-        system for the process's id, which took an eighth of a run's time.
+        system for the process's id, which took an eighth of a run's time. So asyncio may take the
+        loop of the last member for the running one where there is none; and one run cannot be made
+        within an event of another.
         """
         self.entered = entered
         if entered is not self._told and (entered is not None or not self._runs):

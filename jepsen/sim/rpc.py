@@ -26,6 +26,9 @@ DELAY_S = 0.001
 """Mean time on the way between a client and a member."""
 WINDOW = 4
 """Response events that may be on the way or unread before the server must wait."""
+SPLIT = 0.1
+"""How often the next part of a request takes a packet of its own, so that the server has to wait
+for it: else headers and body always come together."""
 LOST = "connection lost"
 
 
@@ -105,11 +108,13 @@ class Exchange:
 
     def _later(self, work: Callable[[], None]) -> None:
         """Do something at the member, behind what was sent before. What is sent at one moment goes
-        in one packet."""
+        in one packet, mostly."""
         loop = self._loop
         if self._request_at == loop.now:
-            self._request.append(work)
-            return
+            if loop.random.random() >= SPLIT:
+                self._request.append(work)
+                return
+            self._node.observer.count("request in parts")
         packet = self._request = [work]
         self._request_at = loop.now
         delay = loop.random.expovariate(1 / DELAY_S)
@@ -117,6 +122,8 @@ class Exchange:
         loop.after(self._arrival - loop.now, self._label, lambda: self._unpack(packet))
 
     def _unpack(self, packet: list[Callable[[], None]]) -> None:
+        if self._request is packet:  # which leads back here: a cycle
+            self._request, self._request_at = [], -1.0
         if self._aio.dead or not self._node.up:
             self._lost()
             return
@@ -197,6 +204,8 @@ class Exchange:
         loop.after(self._answer - loop.now, self._back, work)
 
     def _arrived(self, packet: list[dict[str, Any]]) -> None:
+        if self._response is packet:
+            self._response, self._response_at = [], -1.0
         if self.reads:
             for event in packet:
                 self._read(event)

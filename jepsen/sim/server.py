@@ -37,7 +37,7 @@ CHECKPOINT_INTERVAL_S = 0.5
 """So short that most leases are checkpointed."""
 WATCH_QUEUE = 4
 """Responses that may wait on a stream: small, so that watchers fall behind."""
-DIAL_S = 0.25
+DIAL_S = 0.5
 """Pause between two looks at who can be reached."""
 
 

@@ -233,7 +233,7 @@ class Simulation:
         for node in self.checks.members():
             if not node.up or not node.published:
                 return f"{node.name} is not there yet"
-            if node.lessor.ids():
+            if len(node.lessor):
                 return f"{node.name} has leases {node.lessor.ids()}"
             if node.store.finished_compact_revision < node.store.compact_revision:
                 return f"{node.name} has not compacted up to {node.store.compact_revision}"

@@ -270,6 +270,10 @@ class Lessor:
         """Return the attached keys in no set order (LSE-16). Raises EtcdError: LEASE_NOT_FOUND."""
         return list(self._get(lease_id).keys)
 
+    def __len__(self) -> int:
+        """Return how many leases there are."""
+        return len(self._leases)
+
     def ids(self) -> list[int]:
         """Return all lease ids: on the leader soonest expiry first, else ascending (LSE-19)."""
         leases = self._leases

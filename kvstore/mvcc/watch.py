@@ -99,6 +99,8 @@ class WatchHub:
         self._next_progress = math.inf
         self.streams: set[WatchStream] = set()
         self.events_sent = 0
+        self.on_behind: Callable[[], None] = _nothing
+        """Called when a watcher needs `catch_up`, often in the middle of applying."""
 
     def stream(self, wake: Callable[[], None]) -> WatchStream:
         """Open a stream.
@@ -147,6 +149,8 @@ class WatchHub:
         self._unsynced[watcher] = None
         if watcher.next_revision > self._store.revision:
             self._sync(watcher)
+        else:
+            self.on_behind()
         if watcher.progress_notify and watcher.stream not in self._progress_due:
             due = now + self._jittered_interval()
             self._progress_due[watcher.stream] = due
@@ -258,6 +262,7 @@ class WatchHub:
         watcher.synced = False
         watcher.next_revision = max(watcher.next_revision, next_revision)
         self._unsynced[watcher] = None
+        self.on_behind()
 
     def _sync(self, watcher: Watcher) -> None:
         del self._unsynced[watcher]
@@ -363,6 +368,10 @@ class WatchHub:
 
     def _jittered_interval(self) -> float:
         return self._progress_interval * (1 + PROGRESS_JITTER * self._random.random())
+
+
+def _nothing() -> None:
+    pass
 
 
 def _joined(header: bytes, event: bytes) -> tuple[tuple[bytes, ...], int]:

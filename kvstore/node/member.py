@@ -551,14 +551,22 @@ class Member:
 
     # The backend: commits, log compaction, snapshots.
 
+    @property
+    def commit_due(self) -> bool:
+        """Whether something was applied that no ended commit has."""
+        return self._position() != self.durable or self.backend.pending_ops > 0
+
+    def _position(self) -> SnapshotMeta:
+        return SnapshotMeta(self.applied_index, self.applied_term, self._conf_state)
+
     def begin_commit(self) -> Callable[[], None] | None:
         """Freeze what is pending together with its position; return the function that commits it.
 
         The caller runs that on the backend's one writer thread and calls ``end_commit`` after.
         """
-        position = SnapshotMeta(self.applied_index, self.applied_term, self._conf_state)
-        if position == self.durable and not self.backend.pending_ops:
+        if not self.commit_due:
             return None
+        position = self._position()
         store_applied(self.backend, position)
         self._frozen = position
         return self.backend.freeze()

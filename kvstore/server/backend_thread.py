@@ -10,7 +10,6 @@ there) and the log is not shortened.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -68,11 +67,14 @@ class BackendThread:
 
     async def commit_forever(self, interval_s: float) -> None:
         """Commit once every interval, and when a commit is due."""
+        due = self._due
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(interval_s):
-                    await self._due.wait()
-            self._due.clear()
+            timer = self._loop.call_later(interval_s, due.set)
+            try:
+                await due.wait()
+            finally:
+                timer.cancel()
+            due.clear()
             await self.commit()
 
     def commit_due(self) -> None:
@@ -81,7 +83,8 @@ class BackendThread:
 
     async def commit(self) -> None:
         """Make what is applied durable; a commit that began is ended even if the caller is not."""
-        await asyncio.shield(asyncio.ensure_future(self._commit_alone()))
+        if self._member.commit_due or self.lock.locked():  # mostly there is nothing to do
+            await asyncio.shield(asyncio.ensure_future(self._commit_alone()))
 
     async def _commit_alone(self) -> None:
         async with self.lock:

@@ -108,6 +108,7 @@ class Server:
         self._metrics_listeners: list[Listener] = []
         self._serving = False
         self._compact_due = asyncio.Event()
+        self._watchers_behind = asyncio.Event()
         self._build()
 
     # Assembly.
@@ -134,6 +135,7 @@ class Server:
             random=self.random,
             queue_limit=self.watch_queue,
         )
+        self.hub.on_behind = self._watchers_behind.set
         applier = Applier(self.store, self.lessor, state.cluster)
         self.wal_writer = self.make_log_writer()
         self.transport = self.make_transport()
@@ -468,8 +470,13 @@ class Server:
             self.backend_thread.commit_due()
 
     async def _catch_up_forever(self) -> None:
+        """Serve slow watchers at etcd's pace, so that one scan serves all that came meanwhile."""
+        hub, behind = self.hub, self._watchers_behind
         while True:
-            more = self.hub.catch_up()
+            more = hub.catch_up()
+            if not hub.slow_watchers:
+                behind.clear()
+                await behind.wait()
             await asyncio.sleep(0 if more else CATCH_UP_S)
 
     async def _compact_forever(self) -> None:

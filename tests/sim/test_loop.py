@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from jepsen.sim.aio import new_event_loop
+from jepsen.sim.aio import SimThread, new_event_loop
 from jepsen.sim.loop import Loop, Process
 
 
@@ -116,3 +116,83 @@ def test_asyncio_has_no_running_loop_when_a_run_has_ended() -> None:
     assert running == [aio, aio]
     with pytest.raises(RuntimeError, match="no running event loop"):
         asyncio.get_running_loop()
+
+
+def test_each_of_what_a_resumed_process_was_sent_is_an_event() -> None:
+    """Else the checks would not see what it was between two messages, such as a leader."""
+    loop, process = Loop(0), Process()
+    aio = new_event_loop(loop, process, "n1")
+    seen, state = list[int](), [0]
+    loop.look = lambda: (seen.append(state[0]), loop.touched.clear())[1]
+    process.paused_until = 1.0
+    for number in (1, 2, 3):
+        aio.deliver(lambda number=number: state.__setitem__(0, number))
+    loop.run_until(2.0)
+    assert seen == [1, 2, 3]
+
+
+def test_jobs_of_a_thread_that_follow_each_other_take_their_time_each() -> None:
+    loop, process, jobs = Loop(0), Process(), 400
+    aio = new_event_loop(loop, process, "n1")
+    thread = SimThread(loop, process, "n1", lambda: 1.0)
+    done = list[float]()
+
+    async def one_after_the_other() -> None:
+        for _ in range(jobs):
+            await aio.run_in_executor(thread, done.append, loop.now)
+
+    aio.enter(lambda: aio.create_task(one_after_the_other()))
+    loop.run_until(2.0 * jobs)
+    assert len(done) == jobs
+    assert loop.events == jobs, "no job is started twice"
+    assert 0.8 < done[-1] / jobs < 1.2
+
+
+def test_nothing_of_a_buried_process_runs() -> None:
+    loop = Loop(0)
+    aio = new_event_loop(loop, Process(), "n1")
+    woken, ran = aio.create_future(), list[str]()
+
+    async def ends() -> None:
+        try:
+            await aio.create_future()
+        finally:
+            woken.set_result(None)
+
+    async def waits() -> None:
+        await woken
+        ran.append("woken")
+
+    aio.enter(lambda: (aio.create_task(ends()), aio.create_task(waits())))
+    aio.bury()
+    loop.run_until(1.0)
+    assert ran == []
+
+
+def test_what_was_ready_when_a_call_failed_still_runs() -> None:
+    loop, ran = Loop(0), list[str]()
+    aio = new_event_loop(loop, Process(), "n1")
+
+    def fail() -> None:
+        aio.call_soon(ran.append, "ready")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        aio.enter(fail)
+    aio.deliver(lambda: ran.append("behind it"))
+    loop.run_until(1.0)
+    assert ran == ["ready", "behind it"]
+
+
+@pytest.mark.parametrize("paused_s", [0.0, 0.5])
+def test_an_exception_of_a_delivery_ends_the_run_with_a_violation(paused_s: float) -> None:
+    loop, process = Loop(0), Process()
+    aio = new_event_loop(loop, process, "n1")
+    process.paused_until = paused_s
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    loop.after(0.1, "delivery", lambda: aio.deliver(cancelled))
+    with pytest.raises(AssertionError, match="CancelledError"):
+        loop.run_until(1.0)

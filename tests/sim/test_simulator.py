@@ -74,6 +74,7 @@ def test_faults_and_rare_paths_do_occur() -> None:
         "watch overtaken by compaction", "full comparison",
         "renewal of a checkpointed lease", "renewal through a follower", "partial", "disk_fails",
         "died: fsync failed", "defragmented", "watch ended: etcdserver: no leader",
+        "request in parts",
     }  # fmt: skip
     assert expected <= counts.keys()
 
