@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import multiprocessing
@@ -123,9 +124,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(arguments)
     chosen = _plans(options)
-    _quiet()
-    if options.trace or options.hash:
-        return _show(chosen, trace=options.trace)
+    with quiet():
+        if options.trace or options.hash:
+            return _show(chosen, trace=options.trace)
+        return _run(chosen, options)
+
+
+def _run(chosen: Sequence[Plan], options: argparse.Namespace) -> int:
     started = time.monotonic()
     progress = _Progress(len(chosen), started)
     ran = []
@@ -144,6 +149,19 @@ def main(arguments: Sequence[str]) -> int:
         if options.shrink > 0:
             print(_shrunk(one, options.shrink), flush=True)
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing, and look for cycles between runs alone, until the end."""
+    disabled, thresholds = logging.root.manager.disable, gc.get_threshold()
+    _quiet()
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _quiet() -> None:

@@ -56,7 +56,7 @@ class Filling(Simulation):
         if active and (over or self.loop.random.random() < 0.8):
             member_id, kind = self.loop.random.choice(active)
             request = rpc_pb2.AlarmRequest(action=DEACTIVATE, memberID=member_id, alarm=kind)
-        elif not over and self.loop.random.random() < 0.05:
+        elif not over and self.loop.random.random() < 0.2:
             request = rpc_pb2.AlarmRequest(
                 action=ACTIVATE, memberID=STRANGER, alarm=rpc_pb2.NOSPACE
             )
