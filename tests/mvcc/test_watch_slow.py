@@ -27,6 +27,24 @@ def test_a_slow_client_falls_back_to_history_and_loses_nothing() -> None:
     assert revisions(received) == list(range(2, QUEUE_RESPONSES + 50 + 3))
 
 
+def test_it_is_told_when_a_watcher_needs_history_and_not_else() -> None:
+    """Else an idle server would have to look for such watchers all the time."""
+    world, told = World(queue_limit=2), list[int]()
+    world.put(b"a")
+    world.hub.on_behind = lambda: told.append(world.hub.slow_watchers)
+    client = world.client()
+    client.watch(b"a")
+    client.take()
+    world.put(b"a")
+    assert told == [], "a watcher that is up to date needs none"
+    client.watch(b"a", start_revision=1)
+    assert told == [1], "one that begins in the past does"
+    world.catch_up()
+    for _ in range(3):
+        world.put(b"a")
+    assert told == [1, 1, 2], "and so do all of a stream that is full"
+
+
 def test_transactions_do_not_overfill_the_queue_either() -> None:
     """WCH-21, WCH-47."""
     world = World(queue_limit=2)
