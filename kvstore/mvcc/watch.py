@@ -49,7 +49,8 @@ class WatchHub:
     """All watch streams of a member.
 
     Inputs: `publish` for each applied revision, `catch_up` about every 100 ms while there are
-    `slow_watchers` (`on_behind`) and again at once while it returns True, `tick` every 100 ms or so, `restored` after a snapshot was installed.
+    `slow_watchers` (`on_behind`) and again at once while it returns True, `tick` every 100 ms or
+    so, `restored` after a snapshot was installed.
 
     Attributes:
         streams: all that are open.
