@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from jepsen.chaos import judging
 from jepsen.chaos.faults import FAULTS
-from jepsen.chaos.runner import HISTORY, Plan, Result, run
+from jepsen.chaos.runner import HISTORY, NotStarted, Plan, Result, run
 from jepsen.mutants.guard import Refused, require_source_checkout
 from jepsen.mutants.launch import program
 from jepsen.mutants.registry import mutants
@@ -53,13 +53,22 @@ revisions (by what the cluster claims)
 """
 
 
+def _described(kinds: Mapping[str, type]) -> str:
+    """Each name with the first line of what its class says."""
+    return "".join(
+        f"  {name:18} {(kind.__doc__ or '').strip().splitlines()[0]}\n"
+        for name, kind in kinds.items()
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = argparse.ArgumentParser(
         prog="kvstore chaos",
         description="Run workloads against a cluster of real processes, break it, and check that"
-        " it kept its promises. Exit code: 0 valid, 1 invalid, 2 wrong options, 3 unknown.",
-        epilog=TERMS,
+        " it kept its promises. Exit code: 0 valid, 1 invalid, 2 wrong options, or the cluster did"
+        " not start, 3 unknown.",
+        epilog=f"{TERMS}\nworkloads:\n{_described(WORKLOADS)}\nfaults:\n{_described(FAULTS)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
@@ -88,10 +97,18 @@ def parser() -> argparse.ArgumentParser:
         help="what links are made of: proxies on 127.0.0.1 (default), or namespaces with nftables,"
         " which need root and lose packets below TCP",
     )
-    made.add_argument("--binary", help="another server that takes etcd's flags, such as etcd")
-    made.add_argument("--mutant", help="a server that is broken on purpose, from jepsen.mutants")
-    made.add_argument("--flags", default="", help="more flags for every member, as in a shell")
-    made.add_argument("--out", type=Path, help="where history, logs and report go")
+    server = made.add_mutually_exclusive_group()
+    server.add_argument("--binary", help="another server that takes etcd's flags, such as etcd")
+    server.add_argument("--mutant", help="a server that is broken on purpose, from jepsen.mutants")
+    made.add_argument(
+        "--flags",
+        type=_words,
+        default=(),
+        help="more flags for every member, as in a shell: --flags='--max-txn-ops=200 --pre-vote'",
+    )
+    made.add_argument(
+        "--out", type=Path, help="where history, logs and report go (default: a new folder)"
+    )
     return made
 
 
@@ -102,6 +119,8 @@ def _known(names: Iterable[str]) -> str:
 def _names(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         chosen = tuple(filter(None, text.split(",")))
+        if not chosen:
+            raise argparse.ArgumentTypeError("names none")
         for name in chosen:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
@@ -110,16 +129,17 @@ def _names(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(arguments)
     seed = options.seed if options.seed is not None else int(time.time())
-    directory = options.out or Path(tempfile.mkdtemp(prefix="chaos-"))
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.stderr.write(f"--out: {error}\n")
-        return 2
     extra: dict[str, Any] = {"program": (options.binary,)} if options.binary else {}
     if options.mutant:
         try:
@@ -131,6 +151,15 @@ def main(arguments: Sequence[str]) -> int:
     if binary and shutil.which(binary) is None:
         sys.stderr.write(f"--binary: there is no program {binary}\n")
         return 2
+    if options.network == "namespaces" and (why := namespaces.missing()):
+        sys.stderr.write(f"--network=namespaces: {why}\n")
+        return 2
+    directory = options.out or Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"--out: {error}\n")
+        return 2
     plan = Plan(
         seed,
         workloads=options.workloads,
@@ -141,7 +170,7 @@ def main(arguments: Sequence[str]) -> int:
         pause_s=options.pause_seconds,
         clients=options.clients,
         rate=options.rate,
-        flags=tuple(shlex.split(options.flags)),
+        flags=options.flags,
         network=options.network,
         directory=directory,
         **extra,
@@ -150,10 +179,6 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"--out: {directory} holds the members of another run\n")
         return 2
     if plan.network == "namespaces":
-        why = namespaces.missing()
-        if why:
-            sys.stderr.write(f"--network=namespaces: {why}\n")
-            return 2
         unshare.enter()
     ended_by = signal.SIGINT
 
@@ -178,13 +203,22 @@ def main(arguments: Sequence[str]) -> int:
         )
         sys.stderr.write(f"\ninterrupted; {how}\n")
         return 128 + ended_by
+    except NotStarted as error:
+        sys.stderr.write(f"the cluster did not start: {error}\n")
+        return 2
     sys.stdout.write(summary(result))
+    if options.mutant:
+        found = result.validity is Validity.INVALID
+        hint = "" if found else "; docs/reliability.md says what finds it"
+        print(f"mutant {options.mutant}: {'found' if found else 'NOT found'}{hint}")
     report = directory / "report.html"
     command = shlex.join(
         ["kvstore", "chaos", f"--seed={seed}", *_without(arguments, "--seed", "--out")]
     )
     html.write(report, page(result, command))
     print(f"report: {report}")
+    print(f"repeat: {command}")
+    print(f"judge again: python -m jepsen check {shlex.quote(str(directory))}")
     return EXIT_CODES[result.validity]
 
 

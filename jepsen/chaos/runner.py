@@ -73,6 +73,10 @@ class Plan:
     directory: Path = field(default_factory=Path)
 
 
+class NotStarted(Exception):
+    """The members did not begin to serve: nothing was tried."""
+
+
 @dataclass(slots=True)
 class Result:
     """What came of a run. ``left_out``: fault -> why it could not happen here."""
@@ -89,7 +93,7 @@ class Result:
 
 def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
     """Carry out a plan; the history is in ``<directory>/history.jsonl`` afterwards, of as far as it
-    came, if it is interrupted."""
+    came, if it is interrupted. Raises NotStarted."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     kinds = [FAULTS[name] for name in plan.faults]
     with (
@@ -105,7 +109,10 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
     ):
         for kind in kinds:
             kind.prepare(cluster, stack)
-        cluster.start()
+        try:
+            cluster.start()
+        except (MemberEnded, NotInTime) as error:
+            raise NotStarted(str(error)) from error
         return asyncio.run(_Run(plan, cluster, say).run())
 
 

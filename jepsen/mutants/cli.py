@@ -1,4 +1,4 @@
-"""``python -m jepsen mutants``: look for all mutants, or for some, and write the table of it.
+"""``python -m jepsen mutants``: look for all mutants, or for some.
 
 Each is looked for in a process of its own, which may be broken as far as never to end.
 """
@@ -19,7 +19,8 @@ from typing import Final
 
 from jepsen.mutants.find import SIM_BUDGET_S, Outcome, half_of, hunt
 from jepsen.mutants.guard import Refused, require_source_checkout
-from jepsen.mutants.registry import Mutant, mutants
+from jepsen.mutants.registry import TOPICS, Mutant, mutants
+from jepsen.options import whole
 
 LIMITS_S: Final = {"sim": 10 * SIM_BUDGET_S, "chaos": 480.0, "power": 300.0}
 """After which a hunt is ended from outside."""
@@ -31,12 +32,17 @@ BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code: 0 all found, 1 some not, 2 not possible."""
-    parser = argparse.ArgumentParser(prog="python -m jepsen mutants", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m jepsen mutants",
+        description="Look for servers that are broken on purpose, each in a process of its own."
+        f" What comes of it is kept in {RESULTS}, unless mutants are named. Exit code: 0 all"
+        " found, 1 some not, 2 not possible.",
+    )
     parser.add_argument("names", nargs="*", help="which (default: all)")
     parser.add_argument("--half", choices=tuple(LIMITS_S), help="only what this half has to find")
-    parser.add_argument("--topic", help="only those of one topic")
+    parser.add_argument("--topic", choices=TOPICS, help="only those of one topic")
     parser.add_argument("--table", action="store_true", help="write the table, from past results")
-    parser.add_argument("--jobs", type=int, default=1, help="simulations at a time")
+    parser.add_argument("--jobs", type=whole(1), default=1, help="simulations at a time")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument(
         "--budget", type=float, default=SIM_BUDGET_S, help="processor seconds of a simulated one"
@@ -67,10 +73,10 @@ def main(arguments: Sequence[str]) -> int:
         and options.topic in (None, mutant.topic)
     ]
     arguments_of_all = (f"--seed={options.seed}", f"--budget={options.budget}")
-    return _hunt_all(chosen, options.jobs, arguments_of_all)
+    return _hunt_all(chosen, options.jobs, arguments_of_all, keep=not options.names)
 
 
-def _hunt_all(chosen: Sequence[Mutant], jobs: int, how: Sequence[str]) -> int:
+def _hunt_all(chosen: Sequence[Mutant], jobs: int, how: Sequence[str], *, keep: bool) -> int:
     remembering = threading.Lock()
 
     def look(mutant: Mutant) -> Outcome:
@@ -79,8 +85,9 @@ def _hunt_all(chosen: Sequence[Mutant], jobs: int, how: Sequence[str]) -> int:
         odd = "" if found.expected else "  UNEXPECTED"
         print(f"{found.seconds:6.1f} s {found.tries:3}  {found.mutant}: {by}{odd}  {found.text}",
               flush=True)  # fmt: skip
-        with remembering:
-            _remember([found])  # at once: hours of work must not hang on the end
+        if keep:
+            with remembering:
+                _remember([found])  # at once: hours of work must not hang on the end
         return found
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -17,7 +17,12 @@ from jepsen.verdict import Validity
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code: 0 nothing lost, 1 something lost, 2 not possible."""
-    parser = argparse.ArgumentParser(prog="python -m jepsen power", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m jepsen power",
+        description="Cut the power of members on disks of their own, again and again, and look for"
+        " acknowledged writes that are lost and members that do not start. Exit code: 0 nothing"
+        " lost, 1 something lost, 2 not possible.",
+    )
     parser.add_argument("--cuts", type=whole(1), default=100)
     parser.add_argument("--size", type=whole(1, 9), default=3, help="members")
     parser.add_argument("--seed", type=int, default=int(time.time()))

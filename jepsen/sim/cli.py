@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from jepsen.options import whole
+from jepsen.options import above_zero, whole
 from jepsen.sim.faults import KINDS
 from jepsen.sim.loop import Violation
 from jepsen.sim.plan import CHAOS_S, Plan
@@ -51,17 +51,22 @@ def parser() -> argparse.ArgumentParser:
         " promises. Exit code: 0 all kept, 1 not.",
     )
     made.add_argument("--seeds", type=whole(1), default=100, help="how many (default 100)")
-    made.add_argument("--start", type=int, default=0, help="the first one")
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    made.add_argument("--start", type=whole(0), default=0, help="the first one (default 0)")
+    made.add_argument(
+        "--jobs", type=whole(1), default=os.cpu_count() or 1, help="processes (default: the cores)"
+    )
     made.add_argument(
         "--members", type=whole(0, 7), default=0, help="1 to 7; 0: drawn from the seed"
     )
-    made.add_argument("--clients", type=int, default=-1, help="how many; -1: drawn")
+    made.add_argument("--clients", type=whole(-1), default=-1, help="how many; -1: drawn")
     made.add_argument(
-        "--transactors", type=int, default=-1, help="0 to 2 clients of many keys; -1: drawn"
+        "--transactors",
+        type=whole(-1, 2),
+        default=-1,
+        help="0 to 2 clients of many keys; -1: drawn",
     )
-    made.add_argument("--watchers", type=int, default=-1, help="0 to 4; -1: 4")
-    made.add_argument("--chaos", type=float, default=CHAOS_S, help="virtual seconds of faults")
+    made.add_argument("--watchers", type=whole(-1, 4), default=-1, help="0 to 4; -1: 4")
+    made.add_argument("--chaos", type=above_zero, default=CHAOS_S, help="virtual seconds of faults")
     made.add_argument(
         "--changes",
         action=argparse.BooleanOptionalAction,
@@ -72,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="whether candidates ask first (default: drawn)",
     )
-    made.add_argument("--without", type=_kinds, default=frozenset(), help=",".join(KINDS))
+    made.add_argument("--without", type=_kinds, default=frozenset(), help=", ".join(KINDS))
     made.add_argument("--skip", type=_numbers, default=frozenset(), help="faults, by number")
     made.add_argument(
         "--files",
@@ -144,6 +149,8 @@ def _run(chosen: Sequence[Plan], options: argparse.Namespace) -> int:
     ran.sort(key=lambda one: one.plan.seed)
     print(summary(ran, time.monotonic() - started))
     failed = [one for one in ran if one.failure]
+    if len(failed) > SHOWN_FAILURES:
+        print(f"\nthe first {SHOWN_FAILURES} of them:")
     for one in failed[:SHOWN_FAILURES]:
         print(f"\n{one.failure}", flush=True)
         if options.shrink > 0:

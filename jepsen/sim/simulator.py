@@ -135,7 +135,7 @@ class Simulation:
             lines = "\n".join(self.loop.recent())
             raise Violation(
                 f"seed {self.plan.seed} at {self.loop.now:.6f} s: {type(error).__name__}: {error}\n"
-                f"Repeat: {self.plan.command()} (with a trace: --trace)\n"
+                f"Repeat (--trace prints all events):\n  {self.plan.command()}\n"
                 f"Last events:\n{lines}"
             ) from error
         finally:

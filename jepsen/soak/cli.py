@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -47,6 +48,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     seed = options.seed if options.seed is not None else int(time.time())
     directory = options.out or Path(tempfile.mkdtemp(prefix="soak-"))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"--out: {error}\n")
+        return 2
     why = disk.missing()
     if why:
         say(f"left out: power cuts ({why})")

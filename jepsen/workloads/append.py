@@ -27,7 +27,7 @@ LAST_READS = 128
 
 
 class Append(Workload):
-    """Transactions of 1 to `STEPS` appends and reads."""
+    """Transactions of a few appends to lists and reads of them, 1 to `STEPS`."""
 
     name = "append"
     _count = 0

@@ -19,7 +19,10 @@ OPS_PER_KEY = 2000
 
 
 class Register(Workload):
-    """Values are numbers that no one else writes, so that a read names the write it saw."""
+    """Reads, writes and compare-and-set of single keys.
+
+    Values are numbers that no one else writes, so that a read names the write it saw.
+    """
 
     name = "register"
     _count = 0

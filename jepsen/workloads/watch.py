@@ -26,7 +26,7 @@ FINISH_S = 60.0
 
 
 class Watch(Workload):
-    """`WATCHERS` watchers of one prefix, on all members in turn; clients put and delete."""
+    """Clients put and delete; `WATCHERS` watch the same prefix, on all members in turn."""
 
     name = "watch"
 

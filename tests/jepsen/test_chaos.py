@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -70,19 +71,51 @@ def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path
         (["power", "--cuts", "0"], "0 is not at least 1"),
         (["sim", "--members", "9"], "9 is not 0 to 7"),
         (["soak", "--minutes=-1"], "-1 is not greater than 0"),
+        (["soak", f"--out={__file__}"], "--out: "),
+        (["chaos", "--faults="], "names none"),
+        (["chaos", "--workloads=,"], "names none"),
+        (["chaos", "--flags='"], "No closing quotation"),
+        (["chaos", "--binary=etcd", "--mutant=votes-twice"], "not allowed with"),
+        (["sim", "--transactors=5"], "5 is not -1 to 2"),
+        (["sim", "--watchers=9"], "9 is not -1 to 4"),
+        (["sim", "--jobs=0"], "0 is not at least 1"),
+        (["sim", "--chaos=-5"], "-5 is not greater than 0"),
+        (["mutants", "--topic=zzz"], "invalid choice: 'zzz'"),
+        (["chaos", "--size=1", "--binary=/bin/ls"], "the cluster did not start: m0 ended with"),
+        (["chaos", "--size=1", "--flags=--nonsense"], "the cluster did not start: m0 ended with"),
     ],
 )
-def test_wrong_options_are_refused_in_a_line(arguments: list[str], told: str) -> None:
+def test_wrong_options_are_refused_in_a_line(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jepsen", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+    if "did not start" not in told:
+        assert not list(tmp_path.iterdir()), "a folder is left for nothing"
+
+
+def test_a_run_says_that_it_did_not_find_the_mutant(tmp_path: Path) -> None:
+    """Killed processes lose nothing that was written: it takes a power cut."""
+    words = ["--mutant=log-not-synced", "--faults=kill", "--workloads=register", "--seconds=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jepsen", "chaos", "--size=1", *words, f"--out={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode != 1, done.stdout + done.stderr
+    assert "mutant log-not-synced: NOT found" in done.stdout
+    assert f"judge again: python -m jepsen check {tmp_path}\n" in done.stdout
 
 
 def test_the_help_says_what_each_line_of_the_summary_means() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 
@@ -28,6 +31,15 @@ def test_the_fixtures_serve_and_can_be_broken(pytester: pytest.Pytester) -> None
     )
     done = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers")
     done.assert_outcomes(passed=3)
+
+
+def test_the_example_of_the_readme_passes(pytester: pytest.Pytester) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    [example] = [text for text in examples if "etcd_cluster" in text]
+    pytester.makepyfile(example)
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    done.assert_outcomes(passed=1)
 
 
 def test_a_wrong_option_of_the_marker_is_named(pytester: pytest.Pytester) -> None:

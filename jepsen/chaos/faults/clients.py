@@ -47,6 +47,8 @@ class ClientMute(ClientFault):
 
 
 class ClientSlow(ClientFault):
+    """What clients send to some members, and these to them, takes that much longer, too."""
+
     name = "client-slow"
 
     @classmethod

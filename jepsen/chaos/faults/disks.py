@@ -91,8 +91,10 @@ def slowed(times: Sequence[tuple[SyncTime, SyncTime]]) -> tuple[int, str]:
 
 
 class SlowDisk(Fault):
-    """Writers that sync without pause beside the members' data; its effect is the milliseconds that
-    the members' own syncs took longer than at the speed of before."""
+    """Writers sync without pause beside the members' data.
+
+    Its effect is the milliseconds that the members' own syncs took longer than before.
+    """
 
     name = "slow-disk"
 

@@ -61,6 +61,8 @@ def cannot_delay(cluster: Cluster) -> str:
 
 
 class PartitionHalves(LinkFault):
+    """Two groups of members, as near to halves as can be, do not reach each other."""
+
     name = "partition-halves"
 
     def change(self) -> Done:
@@ -72,6 +74,8 @@ class PartitionHalves(LinkFault):
 
 
 class IsolateLeader(LinkFault):
+    """The leader and the others do not reach each other."""
+
     name = "isolate-leader"
 
     def change(self) -> Done:
@@ -149,6 +153,8 @@ class AllLinks(LinkFault):
 
 
 class SlowLinks(AllLinks):
+    """What members send each other takes a tenth to a fifth of a second longer."""
+
     name = "slow-links"
 
     @classmethod
@@ -160,6 +166,8 @@ class SlowLinks(AllLinks):
 
 
 class LossyLinks(AllLinks):
+    """Links between members lose a tenth of what is sent, and carry little."""
+
     name = "lossy-links"
 
     def change_link(self, link: Link) -> None:

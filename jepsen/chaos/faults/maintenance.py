@@ -27,6 +27,8 @@ class Call(Fault):
 
 
 class MoveLeader(Call):
+    """The leader is asked to hand over to another member."""
+
     name = "move-leader"
 
     def begin(self) -> Done:
@@ -46,6 +48,8 @@ class MoveLeader(Call):
 
 
 class Compact(Call):
+    """History is compacted, up to near the newest revision."""
+
     name = "compact"
 
     def begin(self) -> Done:
@@ -60,6 +64,8 @@ class Compact(Call):
 
 
 class Defragment(Call):
+    """A member is asked to pack its database."""
+
     name = "defragment"
 
     def begin(self) -> Done:

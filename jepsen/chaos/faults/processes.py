@@ -36,6 +36,8 @@ class Kill(Fault):
 
 
 class KillOne(Kill):
+    """SIGKILL one member, then a start."""
+
     name = "kill"
 
     def victims(self) -> list[int]:
@@ -43,6 +45,8 @@ class KillOne(Kill):
 
 
 class KillLeader(Kill):
+    """SIGKILL the leader, then a start."""
+
     name = "kill-leader"
 
     def victims(self) -> list[int]:
@@ -50,6 +54,8 @@ class KillLeader(Kill):
 
 
 class KillMajority(Kill):
+    """SIGKILL a majority at once, then a start of each."""
+
     name = "kill-majority"
 
     def victims(self) -> list[int]:
@@ -57,6 +63,8 @@ class KillMajority(Kill):
 
 
 class KillAll(Kill):
+    """SIGKILL all members at once, then a start of each."""
+
     name = "kill-all"
 
     def victims(self) -> list[int]:
@@ -86,7 +94,7 @@ class Terminate(Fault):
 
 
 class Pause(Fault):
-    """SIGSTOP, then SIGCONT."""
+    """SIGSTOP one member, then SIGCONT."""
 
     name = "pause"
 
@@ -106,6 +114,8 @@ class Pause(Fault):
 
 
 class PauseLeader(Pause):
+    """SIGSTOP the leader, which does not know that it was, then SIGCONT."""
+
     name = "pause-leader"
 
     def victims(self) -> list[int]:
