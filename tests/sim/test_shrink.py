@@ -79,7 +79,7 @@ def test_failing_seeds_are_printed_small_with_their_command(
     assert code == 1
     assert "failed: 0" in printed
     assert "made smaller" in printed
-    assert "Repeat (--trace prints all events):\n  python -m jepsen sim --seeds 1 --start 0" in printed
+    assert "Repeat (--trace prints all events):\n  python -m jepsen sim --seeds 1" in printed
 
 
 def test_a_run_on_several_processes_sums_up_all_seeds(capsys: pytest.CaptureFixture[str]) -> None:
