@@ -1,7 +1,8 @@
-"""What all tests share: the option for docs/conformance.md, and seeds simulated meanwhile."""
+"""What all tests share: docs/conformance.md, the order of tests, and what runs beside them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,30 +20,80 @@ SEEDS = 200
 """Simulated seeds of an ordinary run of the tests, on all cores; more: ``make sim SEEDS=1000``."""
 
 
-class Simulated(NamedTuple):
-    """The simulation of `SEEDS` seeds, perhaps still under way."""
+COMPUTING = (
+    "apply", "bbolt", "cli", "gateway", "lease", "membership", "mvcc", "node", "peer", "raft",
+    "rpc", "server", "sim", "snapshot", "storage",
+)  # fmt: skip
+"""Folders whose tests mostly compute, and start no clusters: the mix, which mostly waits, runs
+beside them."""
+
+
+class Background(NamedTuple):
+    """A command that runs beside the tests, perhaps still."""
 
     process: subprocess.Popen[bytes]
-    output: Path
+    directory: Path
 
     def wait(self) -> tuple[int, str]:
         """Return the exit code and what was printed."""
-        return self.process.wait(), self.output.read_text()
+        return self.process.wait(), (self.directory / "output").read_text()
 
 
-@pytest.fixture(scope="session")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
-    """Simulate many seeds with the time that others leave: chaos on real processes mostly waits."""
-    output = tmp_path_factory.mktemp("sim") / "output"
-    command = ("nice", "-n", "19", sys.executable, "-m", "jepsen", "sim", "--seeds", str(SEEDS))
-    with output.open("wb") as file:
+@contextlib.contextmanager
+def _background(directory: Path, *command: str) -> Iterator[Background]:
+    with (directory / "output").open("wb") as file:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    yield Simulated(process, output)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    try:
+        yield Background(process, directory)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
+    """Simulate many seeds with the time that others leave."""
+    python = ("nice", "-n", "19", sys.executable)
+    directory = tmp_path_factory.mktemp("sim")
+    with _background(directory, *python, "-m", "jepsen", "sim", f"--seeds={SEEDS}") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
+    """Chaos of all kinds for minutes, which mostly waits."""
+    directory = tmp_path_factory.mktemp("mix")
+    with _background(
+        directory, sys.executable, "-m", "tests.jepsen.mix", str(directory)
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begun_early(request: pytest.FixtureRequest) -> None:
+    """Begin what runs in the background with the first test, if a chosen test needs it."""
+    needed = {name for item in request.session.items for name in _fixtures(item)}
+    for name in ("mixed", "simulated"):
+        if name in needed:
+            request.getfixturevalue(name)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what computes, then what has run beside it, then the rest, each in the old order."""
+
+    def order(item: pytest.Item) -> int:
+        if "mixed" in _fixtures(item):
+            return 1
+        return 0 if item.path.relative_to(ROOT / "tests").parts[0] in COMPUTING else 2
+
+    items.sort(key=order)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

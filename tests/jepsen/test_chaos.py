@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,31 +13,22 @@ import pytest
 from jepsen import history
 from jepsen.chaos.cli import parser, summary
 from jepsen.chaos.faults import FAULTS
-from jepsen.chaos.runner import Plan, run
+from jepsen.chaos.runner import HISTORY
 from jepsen.history import Fault, Op, Outcome, Sample
 from jepsen.verdict import Validity
 from jepsen.workloads import WORKLOADS
+from tests.conftest import Background
+from tests.jepsen import mix
 
-SECONDS = 270.0
-MIX = Plan(
-    seed=4,
-    seconds=SECONDS,
-    # Short faults, so that each comes at least once, and a rate that leaves two cores some air: it
-    # is the faults that should make members slow, not the load.
-    fault_s=2.5,
-    pause_s=1.5,
-    clients=2,
-    rate=10.0,
-)
 HAPPENED = 0.7
 """Share of the possible kinds of faults that must come: a slow machine gets through fewer."""
 
 
-@pytest.mark.usefixtures("simulated")  # which has the time that this one leaves
-def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path) -> None:
+def test_under_all_faults_and_all_workloads_every_promise_is_kept(mixed: Background) -> None:
     """JEP-12: every fault that happened had an effect, and each workload was judged."""
-    said: list[str] = []
-    result = run(replace(MIX, directory=tmp_path), said.append)
+    code, told = mixed.wait()
+    assert code == 0, told
+    result, said = mix.read(mixed.directory)
     assert result.validity is Validity.VALID, summary(result) + "\n".join(said)
 
     faults = [record for record in result.records if isinstance(record, Fault)]
@@ -52,7 +42,7 @@ def test_under_all_faults_and_all_workloads_every_promise_is_kept(tmp_path: Path
     judged = {verdict.checker for verdict in result.verdicts}
     assert judged >= {"recovery", "hashes", "logs", "worth", "monotonic", "durability"}
     assert judged >= set(WORKLOADS) - {"register"} | {"linearizable", "revisions"}
-    read = list(history.read(tmp_path / "history.jsonl"))
+    read = list(history.read(mixed.directory / "run" / HISTORY))
     assert Counter(map(type, read)) == Counter(map(type, result.records))
     assert {type(record) for record in read} == {Op, Fault, Sample}
 

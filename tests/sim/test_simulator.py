@@ -20,12 +20,12 @@ from kvstore.node.member import Member
 from kvstore.node.reads import ReadDone
 from kvstore.storage.wal import Batch
 from raft.log import Log
-from tests.conftest import SEEDS, Simulated
+from tests.conftest import SEEDS, Background
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_promises_hold_under_faults(simulated: Simulated) -> None:
+def test_promises_hold_under_faults(simulated: Background) -> None:
     """JEP-01, 02, 04..09, 11 and 13, RFT-09..11, RFT-21, LSE-20, 21 and 24, WCH-22: what the
     checks look at all the time (long leases are checkpointed). Requests refused for certain never
     show, old revisions read as replayed."""
