@@ -209,10 +209,10 @@ class Calls:
 
 
 class Client(Calls):
-    """The synchronous client of one endpoint."""
+    """The synchronous client of one endpoint; `options` are more of grpcio's for its channel."""
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(grpc.insecure_channel(endpoint, options=OPTIONS))
+    def __init__(self, endpoint: str, options: Sequence[tuple[str, int]] = ()) -> None:
+        super().__init__(grpc.insecure_channel(endpoint, options=[*OPTIONS, *options]))
 
     def keep_alive_once(self, lease_id: int) -> Any:
         """One request and its answer on a LeaseKeepAlive stream."""

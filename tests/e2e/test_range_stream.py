@@ -23,6 +23,9 @@ DEADLINE_SECONDS = 60.0
 VALUE = b"v" * 50_000
 KEYS = 400
 """20 MB, many times what may wait unread between the member and a client."""
+SLOW = [("grpc.http2.bdp_probe", 0)]
+"""A slow reader takes 64 KB at most until they are read. By default gRPC lets come what the line
+seems to hold: on a slow machine that was all of the 20 MB."""
 WINDOW = 256
 """Entries that the leader sends to a member that does not answer (`raft.Config`)."""
 
@@ -118,7 +121,8 @@ def test_writes_behind_a_slow_reader_are_not_seen(cluster: Cluster) -> None:
     client = cluster.client(1)
     interval = fill(client, b"slow/")
     began = cluster.client(2).get(b"x").header.revision
-    parts = stream(cluster.client(2), **interval)
+    slow = Client(cluster.endpoints[2], SLOW)
+    parts = stream(slow, **interval)
     first = next(parts).range_response
     for n in range(0, KEYS, 7):
         client.put(b"slow/%05d" % n, b"new")
@@ -128,6 +132,7 @@ def test_writes_behind_a_slow_reader_are_not_seen(cluster: Cluster) -> None:
     for part in parts:
         last = part.range_response
         kvs += last.kvs
+    slow.close()
     assert [kv.key for kv in kvs] == [b"slow/%05d" % n for n in range(KEYS)]
     assert {kv.value for kv in kvs} == {VALUE}
     assert (last.header.revision, last.count, last.more) == (began, KEYS, False)
@@ -137,10 +142,12 @@ def test_a_compaction_ends_a_slow_reader(cluster: Cluster) -> None:
     """RST-06: after part of the data, and the compaction does not wait for it."""
     client = cluster.client(0)
     interval = fill(client, b"compact/")
-    parts = stream(cluster.client(1), **interval)
+    slow = Client(cluster.endpoints[1], SLOW)
+    parts = stream(slow, **interval)
     next(parts)
     client.compact(client.put(b"x", b"").header.revision, physical=True)
     code, text, count = ended(parts)
+    slow.close()
     assert (code, text) == (
         grpc.StatusCode.OUT_OF_RANGE,
         "etcdserver: mvcc: required revision has been compacted",
@@ -174,9 +181,10 @@ def test_a_snapshot_ends_a_reader_of_what_it_replaced(tmp_path: Path) -> None:
         cluster.start_all()
         away, other = cluster.followers()
         interval = fill(cluster.client(other), b"replaced/")
-        parts = stream(cluster.client(away), **interval)
-        next(parts)
         needed = cluster.client(other).status().raftIndex + WINDOW
+        slow = Client(cluster.endpoints[away], SLOW)
+        parts = stream(slow, **interval)
+        next(parts)
         cluster.pause(away)
         for n in range(WINDOW + 200):
             cluster.client(other).put(b"filler", b"%d" % n)
@@ -185,6 +193,7 @@ def test_a_snapshot_ends_a_reader_of_what_it_replaced(tmp_path: Path) -> None:
         cluster.resume(away)
         wait_until(_says(cluster, away, "installed a snapshot"), DEADLINE_SECONDS, "a snapshot")
         code, text, count = ended(parts)
+        slow.close()
         assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
         assert count < KEYS
         assert len(cluster.client(away).get(**interval).kvs) == KEYS
