@@ -26,7 +26,7 @@ help:
 	@echo "make sim       simulated clusters with faults, on all cores (SEEDS=1000, ARGS='--members 5')"
 	@echo "make soak      chaos, simulation and power cuts by turns (MINUTES=600, ARGS='--out DIR')"
 	@echo "make mutants   broken servers, each of which has to be found (ARGS='--half sim --jobs 2')"
-	@echo "make hunts     look for etcd's known bugs in our server (BINARY=/usr/bin/etcd: in another)"
+	@echo "make hunts     look for etcd's known bugs in our server (BINARY=/path/to/etcd: in another)"
 	@echo "make scenarios   write the table of scenarios into docs/reliability.md"
 	@echo "make bench     measure against etcd (ARGS='--quick')"
 	@echo "make clean     remove .venv, build and caches"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from jepsen.commands import end
 from tests.conformance import report
 
 ROOT = Path(__file__).parents[1]
@@ -24,19 +24,20 @@ COMPUTING = (
     "apply", "bbolt", "cli", "gateway", "lease", "membership", "mvcc", "node", "peer", "raft",
     "rpc", "server", "sim", "snapshot", "storage",
 )  # fmt: skip
-"""Folders whose tests mostly compute, and start no clusters: the mix, which mostly waits, runs
-beside them."""
+"""Folders whose tests mostly compute: the mix, which mostly waits, runs beside them."""
+WAIT_S = 1200.0
+"""After which a command in the background hangs; it takes 5 minutes."""
 
 
 class Background(NamedTuple):
-    """A command that runs beside the tests, perhaps still."""
+    """A command that runs beside the tests, perhaps still, in a process group of its own."""
 
     process: subprocess.Popen[bytes]
     directory: Path
 
     def wait(self) -> tuple[int, str]:
         """Return the exit code and what was printed."""
-        return self.process.wait(), (self.directory / "output").read_text()
+        return self.process.wait(WAIT_S), (self.directory / "output").read_text()
 
 
 @contextlib.contextmanager
@@ -48,9 +49,7 @@ def _background(directory: Path, *command: str) -> Iterator[Background]:
     try:
         yield Background(process, directory)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end(process)
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +87,13 @@ def _fixtures(item: pytest.Item) -> list[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First what computes, then what has run beside it, then the rest, each in the old order."""
 
+    tests = ROOT / "tests"
+
     def order(item: pytest.Item) -> int:
         if "mixed" in _fixtures(item):
             return 1
-        return 0 if item.path.relative_to(ROOT / "tests").parts[0] in COMPUTING else 2
+        folder = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        return 0 if folder in COMPUTING else 2
 
     items.sort(key=order)
 

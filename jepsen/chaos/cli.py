@@ -22,7 +22,7 @@ from jepsen.chaos.faults import FAULTS
 from jepsen.chaos.runner import HISTORY, NotStarted, Plan, Result, run
 from jepsen.mutants.guard import Refused, require_source_checkout
 from jepsen.mutants.launch import program
-from jepsen.mutants.registry import mutants
+from jepsen.mutants.registry import Mutant, mutants
 from jepsen.options import above_zero, whole
 from jepsen.report import html
 from jepsen.verdict import Validity
@@ -208,9 +208,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     sys.stdout.write(summary(result))
     if options.mutant:
-        found = result.validity is Validity.INVALID
-        hint = "" if found else "; docs/reliability.md says what finds it"
-        print(f"mutant {options.mutant}: {'found' if found else 'NOT found'}{hint}")
+        print(f"mutant {options.mutant}: {_found(result, mutants()[options.mutant])}")
     report = directory / "report.html"
     command = shlex.join(
         ["kvstore", "chaos", f"--seed={seed}", *_without(arguments, "--seed", "--out")]
@@ -230,6 +228,20 @@ def _broken(name: str) -> tuple[str, ...]:
         told = f"; close to it: {', '.join(close)}" if close else ""
         raise Refused(f"there is no {name!r}{told} (docs/reliability.md has all)")
     return program(name)
+
+
+def _found(result: Result, mutant: Mutant) -> str:
+    """Whether what was found is what is broken."""
+    said = {
+        f"{verdict.checker}: {finding.kind}"
+        for verdict in result.verdicts
+        for finding in verdict.findings
+        if verdict.validity is Validity.INVALID
+    }
+    if said & set(mutant.told_by):
+        return "found"
+    other = f" (only: {', '.join(sorted(said))})" if said else ""
+    return f"NOT found{other}; docs/reliability.md says what finds it"
 
 
 def _without(arguments: Sequence[str], *options: str) -> list[str]:

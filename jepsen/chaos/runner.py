@@ -32,6 +32,7 @@ from jepsen.verdict import Finding, Validity, Verdict, worst
 from jepsen.workloads import WORKLOADS, Workload
 from kvstore.storage.errors import StorageError
 from kvstore.testing import Cluster, MemberEnded, NotInTime
+from kvstore.testing.namespaces import NamespaceError
 from kvstore.testing.processes import PROGRAM
 
 RECOVERY_S = 60.0
@@ -96,22 +97,22 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
     came, if it is interrupted. Raises NotStarted."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     kinds = [FAULTS[name] for name in plan.faults]
-    with (
-        ExitStack() as stack,
-        Cluster(
-            plan.size,
-            plan.directory / "members",
-            program=plan.program,
-            flags=plan.flags,
-            network=plan.network,
-            client_links=any(issubclass(kind, ClientFault) for kind in kinds),
-        ) as cluster,
-    ):
-        for kind in kinds:
-            kind.prepare(cluster, stack)
+    with ExitStack() as disks, ExitStack() as stack:
         try:
+            cluster = stack.enter_context(
+                Cluster(
+                    plan.size,
+                    plan.directory / "members",
+                    program=plan.program,
+                    flags=plan.flags,
+                    network=plan.network,
+                    client_links=any(issubclass(kind, ClientFault) for kind in kinds),
+                )
+            )
+            for kind in kinds:
+                kind.prepare(cluster, disks)  # which have to outlive the members
             cluster.start()
-        except (MemberEnded, NotInTime) as error:
+        except (MemberEnded, NotInTime, NamespaceError, OSError) as error:
             raise NotStarted(str(error)) from error
         return asyncio.run(_Run(plan, cluster, say).run())
 

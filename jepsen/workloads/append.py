@@ -27,7 +27,7 @@ LAST_READS = 128
 
 
 class Append(Workload):
-    """Transactions of a few appends to lists and reads of them, 1 to `STEPS`."""
+    """Transactions of a few appends to lists and reads of them."""
 
     name = "append"
     _count = 0

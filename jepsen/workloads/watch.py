@@ -26,7 +26,7 @@ FINISH_S = 60.0
 
 
 class Watch(Workload):
-    """Clients put and delete; `WATCHERS` watch the same prefix, on all members in turn."""
+    """Clients put and delete; watchers follow the same prefix, on all members in turn."""
 
     name = "watch"
 

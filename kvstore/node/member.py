@@ -552,7 +552,7 @@ class Member:
     # The backend: commits, log compaction, snapshots.
 
     @property
-    def commit_due(self) -> bool:
+    def has_uncommitted(self) -> bool:
         """Whether something was applied that no ended commit has."""
         return self._position() != self.durable or self.backend.pending_ops > 0
 
@@ -564,7 +564,7 @@ class Member:
 
         The caller runs that on the backend's one writer thread and calls ``end_commit`` after.
         """
-        if not self.commit_due:
+        if not self.has_uncommitted:
             return None
         position = self._position()
         store_applied(self.backend, position)

@@ -83,7 +83,7 @@ class BackendThread:
 
     async def commit(self) -> None:
         """Make what is applied durable; a commit that began is ended even if the caller is not."""
-        if self._member.commit_due or self.lock.locked():  # mostly there is nothing to do
+        if self._member.has_uncommitted or self.lock.locked():  # mostly there is nothing to do
             await asyncio.shield(asyncio.ensure_future(self._commit_alone()))
 
     async def _commit_alone(self) -> None:

@@ -470,14 +470,15 @@ class Server:
             self.backend_thread.commit_due()
 
     async def _catch_up_forever(self) -> None:
-        """Serve slow watchers at etcd's pace, so that one scan serves all that came meanwhile."""
-        hub, behind = self.hub, self._watchers_behind
+        """Serve slow watchers, ten times a second, so that one scan serves all that came meanwhile;
+        the first one at once."""
+        hub, behind, loop = self.hub, self._watchers_behind, self.loop
         while True:
-            more = hub.catch_up()
+            last, more = loop.time(), hub.catch_up()
             if not hub.slow_watchers:
                 behind.clear()
                 await behind.wait()
-            await asyncio.sleep(0 if more else CATCH_UP_S)
+            await asyncio.sleep(0 if more else max(0.0, last + CATCH_UP_S - loop.time()))
 
     async def _compact_forever(self) -> None:
         config, due = self.config, self._compact_due

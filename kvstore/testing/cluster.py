@@ -234,13 +234,19 @@ class Cluster:
             cluster.remove_member(number)
 
         Another member is asked again and again for as long as etcd's checks refuse (it takes up to
-        5 s after a change until all count as healthy). Raises NotInTime, MemberEnded.
+        5 s after a change until all count as healthy). Raises NotInTime, MemberEnded; the member is
+        removed again then.
         """
         number = len(self.members)
         self.members.append(self._member(number))
         self.members[number].removed = True
-        membership.add(self, number, learner, timeout_s)
-        self.start(number, timeout_s=timeout_s)
+        try:
+            membership.add(self, number, learner, timeout_s)
+            self.start(number, timeout_s=timeout_s)
+        except Exception:
+            with contextlib.suppress(Exception):  # what ended the start is what is told
+                self.remove_member(number)
+            raise
         return number
 
     def promote_member(self, number: int, timeout_s: float = membership.CHANGE_S) -> None:

@@ -122,15 +122,11 @@ class Namespaces:
         self._lock = threading.Lock()
         Path("/proc/sys/net/ipv4/tcp_retries2").write_text(str(CLIENT_RETRIES))
         # An address of its own: else that of the bridge changes as members come.
-        _ip(
-            "link set lo up",
-            f"link add {_BRIDGE} address 02:00:00:00:00:fe type bridge",
-            f"address add {_BRIDGE_HOST}/24 dev {_BRIDGE}",
-            f"link set {_BRIDGE} up",
-        )
+        _ip("link set lo up", f"link add {_BRIDGE} address 02:00:00:00:00:fe type bridge")
         try:
+            _ip(f"address add {_BRIDGE_HOST}/24 dev {_BRIDGE}", f"link set {_BRIDGE} up")
             self._filter()
-        except NamespaceError:
+        except BaseException:
             _ip(f"link delete {_BRIDGE}")
             raise
 
@@ -138,16 +134,20 @@ class Namespaces:
         """Make a member's namespace and link; return where it is and how to start it there."""
         self._networks[member] = new_network()
         inside = self._inside(member)
-        _ip(
-            f"link add m{member} type veth peer name eth0 netns {self._path(member)}",
-            f"link set m{member} master {_BRIDGE} up",
-        )
-        _ip(
-            "link set lo up",
-            f"address add {_host(member)}/24 dev eth0",
-            "link set eth0 up",
-            inside=inside,
-        )
+        try:
+            _ip(
+                f"link add m{member} type veth peer name eth0 netns {self._path(member)}",
+                f"link set m{member} master {_BRIDGE} up",
+            )
+            _ip(
+                "link set lo up",
+                f"address add {_host(member)}/24 dev eth0",
+                "link set eth0 up",
+                inside=inside,
+            )
+        except BaseException:  # the link goes with the last of its namespace
+            os.close(self._networks.pop(member))
+            raise
         return Place(_host(member), CLIENT_PORT, PEER_PORT, PEER_PORT, CLIENT_PORT, inside)
 
     def set_pid(self, member: int, pid: int) -> None:
@@ -173,7 +173,7 @@ class Namespaces:
     def change(self, pairs: Iterable[tuple[int, int]], change: Callable[[Link], None]) -> None:
         """Change directed links, all at one moment.
 
-        Raises NamespaceError, as for a delay; then no link has changed.
+        Raises NamespaceError, always for a delay; then no link has changed.
         """
         with self._lock:
             changed = {pair: replace(link) for pair, link in self._links.items()}
@@ -184,7 +184,7 @@ class Namespaces:
             before, self._links = self._links, changed
             try:
                 self._filter()
-            except NamespaceError:
+            except BaseException:
                 self._links = before
                 raise
 
@@ -211,8 +211,12 @@ class Namespaces:
         """
         with self._lock:
             chosen = {c for c in self._connections_of(member) if c.other != CLIENTS}
-            self._lost |= chosen
-            self._filter()
+            before, self._lost = self._lost, self._lost | chosen
+            try:
+                self._filter()
+            except BaseException:
+                self._lost = before
+                raise
         return len(chosen)
 
     def reset(self, member: int, dialer: int | None = None) -> int:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import pickle
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ MIX: Final = Plan(
     rate=10.0,
 )
 RESULT: Final = "result.pickle"
+PR_SET_PDEATHSIG: Final = 1
 
 
 def read(directory: Path) -> tuple[Result, list[str]]:
@@ -33,6 +36,8 @@ def read(directory: Path) -> tuple[Result, list[str]]:
 
 
 def main() -> None:
+    # If the tests are killed, it is as if it was interrupted: members and mounts go.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
     directory, said = Path(sys.argv[1]), list[str]()
     result = run(replace(MIX, directory=directory / "run"), said.append)
     (directory / RESULT).write_bytes(pickle.dumps((result, said)))

@@ -93,6 +93,29 @@ def test_wrong_options_are_refused_in_a_line(
         assert not list(tmp_path.iterdir()), "a folder is left for nothing"
 
 
+def test_a_file_that_is_no_program_is_told_in_a_line(tmp_path: Path) -> None:
+    program = tmp_path / "server"
+    program.write_text("no program")
+    program.chmod(0o755)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "jepsen",
+            "chaos",
+            f"--binary={program}",
+            f"--out={tmp_path / 'run'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "the cluster did not start: [Errno 8] Exec format error" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_run_says_that_it_did_not_find_the_mutant(tmp_path: Path) -> None:
     """Killed processes lose nothing that was written: it takes a power cut."""
     words = ["--mutant=log-not-synced", "--faults=kill", "--workloads=register", "--seconds=2"]

@@ -101,7 +101,12 @@ def test_a_wait_in_vain_says_for_what() -> None:
 def test_members_come_and_go_while_it_runs(tmp_path: Path) -> None:
     with Cluster(1, tmp_path) as growing:
         growing.start()
-        added = growing.add_member(learner=True)
+        growing.flags = ("--nonsense",)
+        with pytest.raises(MemberEnded, match="nonsense"):
+            growing.add_member(learner=True)
+        assert growing.numbers == [0], "a member that does not start is removed again"
+        growing.flags = ()
+        added = growing.add_member(learner=True)  # etcd takes one learner at a time
         assert growing.members[added].learner
         growing.promote_member(added)
         assert put(growing, added, b"through the new one", timeout_s=DEADLINE_S)

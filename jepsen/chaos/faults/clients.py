@@ -47,7 +47,7 @@ class ClientMute(ClientFault):
 
 
 class ClientSlow(ClientFault):
-    """What clients send to some members, and these to them, takes that much longer, too."""
+    """What clients send to a minority of members takes a tenth to a fifth of a second longer."""
 
     name = "client-slow"
 
