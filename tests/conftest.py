@@ -86,7 +86,6 @@ def _fixtures(item: pytest.Item) -> list[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First what computes, then what has run beside it, then the rest, each in the old order."""
-
     tests = ROOT / "tests"
 
     def order(item: pytest.Item) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     if why:
         sys.stderr.write(f"not possible here: {why}\n")
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # disks are taken down, as by Ctrl-C
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="power-") as directory:
         report = cut_again_and_again(
